@@ -1,0 +1,252 @@
+"""Type identity and matching (the standard's chapter 3.3).
+
+A `DefType` is one type of a closed recursion group. Groups are interned process-wide by structure, weakly, so that types of
+all modules compare by identity and nothing is kept when the last user is gone. Supertypes are recorded as a display: a
+subtype test is one comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Union
+from weakref import WeakValueDictionary
+
+from aiowasm.syntax.types import (
+    AbsHeapType,
+    ArrayType,
+    Bot,
+    CompType,
+    FieldType,
+    FuncType,
+    HeapType,
+    PackedType,
+    RecType,
+    RefType,
+    StorageType,
+    StructType,
+    SubType,
+    ValType,
+)
+
+__all__ = (
+    "DefType",
+    "close_rectype",
+    "is_defaultable",
+    "kind_of",
+    "map_comptype",
+    "map_valtype",
+    "matches_comptype",
+    "matches_field",
+    "matches_functype",
+    "matches_heaptype",
+    "matches_reftype",
+    "matches_valtype",
+)
+
+
+_Change = Callable[[HeapType], HeapType]
+
+
+class _Group:
+    """An interned recursion group: `key` is its structure with references inside the group as negative numbers."""
+
+    __slots__ = ("__weakref__", "deftypes", "key")
+
+    key: RecType
+    deftypes: tuple[DefType, ...]
+
+
+class DefType:
+    """One type of a closed recursion group; compares by identity.
+
+    `comptype` has closed types throughout. `supertypes` is the chain of supertypes, outermost first, ending in the type
+    itself: the display that makes a subtype test one comparison.
+    """
+
+    __slots__ = ("__weakref__", "comptype", "final", "group", "index", "supertypes")
+
+    group: _Group
+    index: int
+    final: bool
+    comptype: CompType
+    supertypes: tuple[DefType, ...]
+
+    def __str__(self) -> str:
+        return str(self.comptype)
+
+    def is_subtype_of(self, other: DefType) -> bool:
+        """Whether *other* is this type or one of its declared supertypes."""
+        depth = len(other.supertypes) - 1
+        return depth < len(self.supertypes) and self.supertypes[depth] is other
+
+
+_groups: WeakValueDictionary[RecType, _Group] = WeakValueDictionary()
+
+
+def close_rectype(rectype: RecType, first: int, deftypes: list[DefType]) -> tuple[DefType, ...]:
+    """Return the defined types of *rectype*, whose first type has index *first*.
+
+    *deftypes* are the closed types of all lower indices. Every type index must be below `first + len(rectype.subtypes)`:
+    validation has checked it. Spec: `$rolldt`, `$clos_deftype`.
+    """
+
+    def roll(heaptype: HeapType) -> HeapType:
+        if isinstance(heaptype, int):
+            return deftypes[heaptype] if heaptype < first else first - heaptype - 1
+        return heaptype
+
+    key = RecType(tuple(_map_subtype(subtype, roll) for subtype in rectype.subtypes))
+    group = _groups.get(key)
+    if group is None:
+        group = _make_group(key)
+        _groups[key] = group
+    return group.deftypes
+
+
+def _make_group(key: RecType) -> _Group:
+    group = _Group()
+    group.key = key
+    made = tuple(DefType() for _ in key.subtypes)
+
+    def unroll(heaptype: HeapType) -> HeapType:
+        return made[-heaptype - 1] if isinstance(heaptype, int) else heaptype
+
+    for index, subtype in enumerate(key.subtypes):
+        deftype = made[index]
+        closed = _map_subtype(subtype, unroll)
+        deftype.group = group
+        deftype.index = index
+        deftype.final = closed.final
+        deftype.comptype = closed.comptype
+        above = closed.supertypes[0] if closed.supertypes else None
+        # A supertype has a lower index (validation), so its display exists.
+        deftype.supertypes = (*above.supertypes, deftype) if isinstance(above, DefType) else (deftype,)
+    group.deftypes = made
+    return group
+
+
+def _map_subtype(subtype: SubType, change: _Change) -> SubType:
+    return SubType(
+        subtype.final,
+        tuple(change(heaptype) for heaptype in subtype.supertypes),
+        map_comptype(subtype.comptype, change),
+    )
+
+
+def map_comptype(comptype: CompType, change: _Change) -> CompType:
+    """Return *comptype* with *change* applied to every heap type in it."""
+    if isinstance(comptype, FuncType):
+        return FuncType(
+            tuple(map_valtype(valtype, change) for valtype in comptype.params),
+            tuple(map_valtype(valtype, change) for valtype in comptype.results),
+        )
+    if isinstance(comptype, StructType):
+        return StructType(tuple(_map_field(field, change) for field in comptype.fields))
+    return ArrayType(_map_field(comptype.field, change))
+
+
+def _map_field(field: FieldType, change: _Change) -> FieldType:
+    if isinstance(field.storage, RefType):
+        return FieldType(map_valtype(field.storage, change), field.mutable)
+    return field
+
+
+def map_valtype(valtype: ValType, change: _Change) -> ValType:
+    """Return *valtype* with *change* applied to its heap type, if it has one."""
+    if isinstance(valtype, RefType):
+        return RefType(valtype.nullable, change(valtype.heaptype))
+    return valtype
+
+
+_A = AbsHeapType
+
+_ABOVE: dict[AbsHeapType, frozenset[AbsHeapType]] = {
+    _A.ANY: frozenset({_A.ANY}),
+    _A.EQ: frozenset({_A.EQ, _A.ANY}),
+    _A.I31: frozenset({_A.I31, _A.EQ, _A.ANY}),
+    _A.STRUCT: frozenset({_A.STRUCT, _A.EQ, _A.ANY}),
+    _A.ARRAY: frozenset({_A.ARRAY, _A.EQ, _A.ANY}),
+    _A.NONE: frozenset({_A.NONE, _A.I31, _A.STRUCT, _A.ARRAY, _A.EQ, _A.ANY}),
+    _A.FUNC: frozenset({_A.FUNC}),
+    _A.NOFUNC: frozenset({_A.NOFUNC, _A.FUNC}),
+    _A.EXTERN: frozenset({_A.EXTERN}),
+    _A.NOEXTERN: frozenset({_A.NOEXTERN, _A.EXTERN}),
+    _A.EXN: frozenset({_A.EXN}),
+    _A.NOEXN: frozenset({_A.NOEXN, _A.EXN}),
+    _A.BOT: frozenset(_A),
+}
+"""Abstract heap type -> the abstract heap types it matches."""
+
+
+def kind_of(deftype: DefType) -> AbsHeapType:
+    """Return the abstract heap type just above *deftype*: func, struct or array."""
+    comptype = deftype.comptype
+    if isinstance(comptype, FuncType):
+        return _A.FUNC
+    return _A.STRUCT if isinstance(comptype, StructType) else _A.ARRAY
+
+
+def matches_heaptype(sub: HeapType, sup: HeapType) -> bool:
+    """Whether *sub* matches *sup*; both closed. Spec: `Heaptype_sub`."""
+    if sub is sup:
+        return True
+    if isinstance(sub, DefType):
+        if isinstance(sup, DefType):
+            return sub.is_subtype_of(sup)
+        return isinstance(sup, AbsHeapType) and sup in _ABOVE[kind_of(sub)]
+    if not isinstance(sub, AbsHeapType):
+        return False
+    if isinstance(sup, DefType):
+        bottom = _A.NOFUNC if kind_of(sup) is _A.FUNC else _A.NONE
+        return sub is bottom or sub is _A.BOT
+    return sup in _ABOVE[sub]
+
+
+def matches_reftype(sub: RefType, sup: RefType) -> bool:
+    """Whether *sub* matches *sup*; both closed. Spec: `Reftype_sub`."""
+    return (sup.nullable or not sub.nullable) and matches_heaptype(sub.heaptype, sup.heaptype)
+
+
+def matches_valtype(sub: Union[ValType, Bot], sup: ValType) -> bool:
+    """Whether *sub* matches *sup*; both closed. Spec: `Valtype_sub`."""
+    if sub is sup or isinstance(sub, Bot):
+        return True
+    return isinstance(sub, RefType) and isinstance(sup, RefType) and matches_reftype(sub, sup)
+
+
+def _matches_all(subs: tuple[ValType, ...], sups: tuple[ValType, ...]) -> bool:
+    return len(subs) == len(sups) and all(matches_valtype(sub, sup) for sub, sup in zip(subs, sups, strict=True))
+
+
+def matches_functype(sub: FuncType, sup: FuncType) -> bool:
+    """Whether *sub* matches *sup*: parameters contravariant, results covariant. Spec: `Comptype_sub/func`."""
+    return _matches_all(sup.params, sub.params) and _matches_all(sub.results, sup.results)
+
+
+def _matches_storage(sub: StorageType, sup: StorageType) -> bool:
+    if isinstance(sub, PackedType) or isinstance(sup, PackedType):
+        return sub is sup
+    return matches_valtype(sub, sup)
+
+
+def matches_field(sub: FieldType, sup: FieldType) -> bool:
+    """Whether *sub* matches *sup*: mutable fields are invariant. Spec: `Fieldtype_sub`."""
+    if sub.mutable != sup.mutable or not _matches_storage(sub.storage, sup.storage):
+        return False
+    return not sub.mutable or _matches_storage(sup.storage, sub.storage)
+
+
+def matches_comptype(sub: CompType, sup: CompType) -> bool:
+    """Whether *sub* matches *sup*. Spec: `Comptype_sub`."""
+    if isinstance(sub, FuncType) and isinstance(sup, FuncType):
+        return matches_functype(sub, sup)
+    if isinstance(sub, StructType) and isinstance(sup, StructType):
+        return len(sub.fields) >= len(sup.fields) and all(
+            matches_field(mine, theirs) for mine, theirs in zip(sub.fields, sup.fields, strict=False)
+        )
+    return isinstance(sub, ArrayType) and isinstance(sup, ArrayType) and matches_field(sub.field, sup.field)
+
+
+def is_defaultable(storage: StorageType) -> bool:
+    """Whether *storage* has a default value: a number, a vector, a packed field or a nullable reference."""
+    return not isinstance(storage, RefType) or storage.nullable

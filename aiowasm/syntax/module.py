@@ -1,0 +1,225 @@
+"""The structure of a module (the standard's chapter 2.5), as data.
+
+Code is kept as the bytes of the binary format, not as objects: a body of millions of instructions costs what its bytes
+cost, decoding and validating share one walk, and lazily validated functions are never touched. `Code` and `Expr` compare as
+instructions, so that two encodings of the same code are equal (non-minimal LEB128 numbers do not matter).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Union
+
+from aiowasm.syntax.types import ExternType, GlobalType, MemType, RecType, RefType, TableType, TagType
+
+__all__ = (
+    "Code",
+    "Custom",
+    "Data",
+    "Elem",
+    "Export",
+    "Expr",
+    "Funcs",
+    "Global",
+    "Import",
+    "Module",
+    "Table",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Expr:
+    """A constant expression: its instructions in the binary format, `end` included.
+
+    `offset` is where it stood in the module's binary, for errors; it does not take part in comparison.
+    """
+
+    code: bytes
+    offset: int = field(default=0, compare=False)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Expr):
+            return NotImplemented
+        if self.code == other.code:
+            return True
+        from aiowasm.syntax.code import instructions
+
+        return list(instructions(self.code, 0)) == list(instructions(other.code, 0))
+
+    def __hash__(self) -> int:
+        # Equal expressions may be encoded differently, so the bytes cannot be hashed.
+        return 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Code:
+    """One entry of the code section: `buffer[start:end]` is the vector of locals and the body, `end` included.
+
+    `start` is also the offset in the module's binary, for errors and traces.
+    """
+
+    buffer: bytes
+    start: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        """The size of locals and body in bytes."""
+        return self.end - self.start
+
+    def __bytes__(self) -> bytes:
+        return self.buffer[self.start : self.end]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Code):
+            return NotImplemented
+        if bytes(self) == bytes(other):
+            return True
+        from aiowasm.syntax.code import decode_locals, instructions
+
+        locals_self, body_self = decode_locals(self)
+        locals_other, body_other = decode_locals(other)
+        return [run for run in locals_self if run[0]] == [run for run in locals_other if run[0]] and list(
+            instructions(self.buffer, body_self, self.end)
+        ) == list(instructions(other.buffer, body_other, other.end))
+
+    def __hash__(self) -> int:
+        return 0
+
+
+class Funcs(Sequence[Code]):
+    """The functions a module defines: types and code, in arrays so that 100,000 of them cost no objects.
+
+    Indexing gives the `Code`; `typeidxs[i]` is the type of the i-th defined function. `starts` and `ends` are offsets in
+    `buffer`.
+    """
+
+    __slots__ = ("buffer", "ends", "starts", "typeidxs")
+
+    def __init__(
+        self,
+        typeidxs: array[int] | None = None,
+        buffer: bytes = b"",
+        starts: array[int] | None = None,
+        ends: array[int] | None = None,
+    ) -> None:
+        self.typeidxs = array("I") if typeidxs is None else typeidxs
+        self.buffer = buffer
+        self.starts = array("Q") if starts is None else starts
+        self.ends = array("Q") if ends is None else ends
+
+    def __len__(self) -> int:
+        return len(self.typeidxs)
+
+    def __getitem__(self, index: int) -> Code:  # type: ignore[override]
+        return Code(self.buffer, self.starts[index], self.ends[index])
+
+    def __iter__(self) -> Iterator[Code]:
+        for start, end in zip(self.starts, self.ends, strict=True):
+            yield Code(self.buffer, start, end)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Funcs):
+            return NotImplemented
+        return (
+            self.typeidxs == other.typeidxs
+            and len(self.starts) == len(other.starts)
+            and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """An import: two names and what is expected."""
+
+    module: str
+    name: str
+    type: ExternType
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """An export: `kind` is func, table, memory, global or tag; `index` counts imports first."""
+
+    name: str
+    kind: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table; `init` is the value of its elements, None: null."""
+
+    type: TableType
+    init: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """A global and its initial value."""
+
+    type: GlobalType
+    init: Expr
+
+
+
+
+@dataclass(frozen=True, slots=True)
+class Elem:
+    """An element segment.
+
+    `init` is an array of function indices where every element is `ref.func x` and `type` is `(ref func)`, else a tuple of
+    constant expressions. `mode` is "passive", "declarative" or (tableidx, offset expression).
+    """
+
+    type: RefType
+    init: Union[array[int], tuple[Expr, ...]]
+    mode: Union[str, tuple[int, Expr]]
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A data segment: `mode` is None for a passive one, else (memidx, offset expression)."""
+
+    init: bytes
+    mode: tuple[int, Expr] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Custom:
+    """A custom section: kept as bytes. `place` is the id of the section it follows (0: before the first)."""
+
+    name: str
+    data: bytes
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module. Index spaces count imports first, as in the standard.
+
+    `data_count` is the data count section's number, None where there is none. `customs` are all custom sections, the name
+    section included.
+    """
+
+    types: tuple[RecType, ...] = ()
+    imports: tuple[Import, ...] = ()
+    funcs: Funcs = field(default_factory=Funcs)
+    tables: tuple[Table, ...] = ()
+    mems: tuple[MemType, ...] = ()
+    tags: tuple[TagType, ...] = ()
+    globals: tuple[Global, ...] = ()
+    exports: tuple[Export, ...] = ()
+    start: int | None = None
+    elems: tuple[Elem, ...] = ()
+    data_count: int | None = None
+    datas: tuple[Data, ...] = ()
+    customs: tuple[Custom, ...] = ()
+
+    __hash__ = None  # type: ignore[assignment]

@@ -1,7 +1,7 @@
 """Every exception of aiowasm and the codes of traps, in the standard's words.
 
-One class per failure of the standard (malformed, invalid, unlinkable, trap, exception), plus those of running guests in an
-application (exit, deadline, limit, reentrancy). A message starts with the standard's phrase and ends with the place.
+One class per failure of the standard (malformed, invalid, unlinkable, trap, exception), plus those of running guests in
+an application (exit, deadline, limit, reentrancy). A message starts with the standard's phrase and ends with the place.
 Nothing here knows engines or stores: frames and instances are carried as data.
 """
 
@@ -64,8 +64,8 @@ class InvalidError(AiowasmError):
     """A module that is well-formed but breaks a validation rule (the standard's *invalid*).
 
     `reason` starts with the standard's phrase. `offset` is a byte of the binary, or None for a module made from text;
-    `funcidx` and `instruction` (a mnemonic) say where in the code; `feature` is the name of the flag that would admit the
-    module, if one would.
+    `funcidx` and `instruction` (a mnemonic) say where in the code; `feature` is the name of the flag that would admit
+    the module, if one would.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class TrapCode(Enum):
 class FrameInfo:
     """One guest frame of a trap or a host exception, innermost first in a list of them.
 
-    `offset` is the instruction's byte in the module's binary, or None where it is not known (a frame of a host function).
+    `offset` is the instruction's byte in the module's binary, or None where that is unknown (a host function).
     """
 
     module: str | None
@@ -206,7 +206,7 @@ class LimitError(AiowasmError):
 
 
 class WasmException(AiowasmError):
-    """An exception of the standard: thrown by a guest and caught by no frame, or raised by a host function for a guest to catch.
+    """An exception of the standard: thrown by a guest and caught by no frame, or raised by a host function for a guest.
 
     `tag` is the tag (a handle of this store), `values` a tuple of its parameters in host form.
     """

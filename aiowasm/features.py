@@ -1,8 +1,8 @@
 """Proposals of WebAssembly and the feature flags that admit them.
 
-A `Feature` is one proposal, under the name its flag has on the command line. A set of features is a frozenset; the named
-sets are the versions of the standard. What a feature changes is not here: the instruction table names the feature of each
-row, and decoder, parser and validator name it where a proposal widens a rule.
+A `Feature` is one proposal, under the name its flag has on the command line. A set of features is a frozenset; the
+named sets are the versions of the standard. What a feature changes is not here: the instruction table names the feature
+of each row, and decoder, parser and validator name it where a proposal widens a rule.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Implementation limits: one constant each, with its source.
 
-The standard (appendix "Implementation Limitations") lets an engine restrict sizes; exceeding one is an error that says so.
-JS-API: https://webassembly.github.io/spec/js-api/#limits. What a *guest at run time* may hoard is `aiowasm.Limits`.
+The standard (appendix "Implementation Limitations") lets an engine restrict sizes; exceeding one is an error that says
+so. JS-API: https://webassembly.github.io/spec/js-api/#limits. What a *guest at run time* may hoard is `aiowasm.Limits`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_STRUCT_FIELDS: Final = 10_000  # JS-API: fields in a structure type
 MAX_ARRAY_NEW_FIXED: Final = 10_000  # JS-API: operands of array.new_fixed
 MAX_LOCALS: Final = 50_000  # JS-API: locals of a function, parameters included
 MAX_FUNCTION_NBYTES: Final = 7_654_321  # JS-API: size of a function body
-MAX_BR_TABLE_LABELS: Final = 1_000_000  # ours: bounded by the body's size anyway; V8 has 65,520 entries for the same reason
+MAX_BR_TABLE_LABELS: Final = 1_000_000  # ours: the body's size bounds it anyway; V8 has 65,520 for the same reason
 MAX_NESTING: Final = 100_000  # ours: labels open at once in a body; text and binary share it
 MAX_TEXT_NESTING: Final = 100_000  # ours: parentheses open at once in text
 MAX_NAME_NBYTES: Final = 100_000  # ours: import, export and custom section names (JS engines use 100,000)

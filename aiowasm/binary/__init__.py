@@ -1,0 +1,1 @@
+"""The binary format: decoding and encoding of modules."""

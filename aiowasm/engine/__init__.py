@@ -1,0 +1,1 @@
+"""Engines execute validated code synchronously; the store awaits between their slices."""

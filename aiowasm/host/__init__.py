@@ -1,0 +1,1 @@
+"""What applications offer to guests: host functions and WASI."""

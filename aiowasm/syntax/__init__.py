@@ -1,0 +1,1 @@
+"""The abstract syntax of the standard: types, modules and the instruction table."""

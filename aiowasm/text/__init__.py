@@ -1,0 +1,1 @@
+"""The text format: parsing of modules and test scripts."""

@@ -1,0 +1,1 @@
+"""Validation: the typing rules of the standard."""

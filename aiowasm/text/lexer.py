@@ -39,16 +39,18 @@ _ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F_]+)\}|([0-9a-fA-F]{2})|(.))")
 _SIMPLE_ESCAPES = {"t": b"\t", "n": b"\n", "r": b"\r", '"': b'"', "'": b"'", "\\": b"\\"}
 
 KEYWORDS = frozenset(BY_MNEMONIC) | frozenset(
-    """
-    i32 i64 f32 f64 v128 i8 i16 any eq i31 struct array none func nofunc extern noextern exn noexn null
-    anyref eqref i31ref structref arrayref nullref funcref nullfuncref externref nullexternref exnref nullexnref
-    ref mut param result type rec sub final field local module import export memory table global tag start elem data
-    item offset declare shared pagesize then do else end catch catch_ref catch_all catch_all_ref definition instance
-    binary quote register invoke get assert_return assert_trap assert_exhaustion assert_exception assert_malformed
-    assert_invalid assert_unlinkable assert_malformed_custom assert_invalid_custom script input output either
-    i8x16 i16x8 i32x4 i64x2 f32x4 f64x2 ref.host ref.extern ref.any ref.eq ref.struct ref.array ref.exn
-    thread wait before after first last
-    """.split()
+    " ".join(
+        (
+            "i32 i64 f32 f64 v128 i8 i16 any eq i31 struct array none func nofunc extern noextern exn noexn null",
+            "anyref eqref i31ref structref arrayref nullref funcref nullfuncref externref nullexternref exnref nullexnref",
+            "ref mut param result type rec sub final field local module import export memory table global tag start elem data",
+            "item offset declare shared pagesize then do else end catch catch_ref catch_all catch_all_ref definition instance",
+            "binary quote register invoke get assert_return assert_trap assert_exhaustion assert_exception assert_malformed",
+            "assert_invalid assert_unlinkable assert_malformed_custom assert_invalid_custom script input output either",
+            "i8x16 i16x8 i32x4 i64x2 f32x4 f64x2 ref.host ref.extern ref.any ref.eq ref.struct ref.array ref.exn",
+            "thread wait before after first last",
+        )
+    ).split()
 )
 """Every keyword of modules and scripts, but `offset=` and `align=`; other words are unknown operators."""
 
@@ -86,7 +88,7 @@ class Lexer:
         kinds, values, offsets = self.kinds, self.values, self.offsets
         position, depth = 0, 0
         annotation: Annotation | None = None
-        annotation_depths: list[int] = []
+        annotation_depth = 0
         while position < len(source):
             match = match_token(source, position)
             if match is None:
@@ -99,15 +101,15 @@ class Lexer:
                 position = self._skip_comment(start)
                 continue
             text = match.group()
+            if group == "annotation" and annotation is not None:
+                # Inside an annotation even `(@)` is nothing but tokens.
+                group, text, position = "paren", "(", start + 1
             if group == "annotation":
                 name, position = self._annotation_name(start)
                 depth += 1
-                annotation_depths.append(depth)
-                if annotation is None:
-                    annotation = Annotation(name, [], start)
-                    self.annotations.setdefault(len(kinds), []).append(annotation)
-                else:
-                    annotation.tokens.append(("(", "(@" + name))
+                annotation_depth = depth
+                annotation = Annotation(name, [], start)
+                self.annotations.setdefault(len(kinds), []).append(annotation)
                 continue
             kind: str
             value: str | bytes = text
@@ -118,13 +120,10 @@ class Lexer:
                     if depth > MAX_TEXT_NESTING:
                         raise self.error("text nested too deeply", start)
                 else:
-                    if annotation_depths and annotation_depths[-1] == depth:
-                        annotation_depths.pop()
-                        if not annotation_depths:
-                            annotation = None
-                            depth -= 1
-                            continue
                     depth -= 1
+                    if annotation is not None and depth < annotation_depth:
+                        annotation = None
+                        continue
             else:
                 kind, value = self._classify(text, start, annotation is not None)
             if annotation is not None:
@@ -281,7 +280,9 @@ class Lexer:
     def at_form(self, word: str) -> bool:
         """Whether `(word` comes next."""
         position = self.position
-        return self.kinds[position] == "(" and self.values[position + 1] == word and self.kinds[position + 1] == "keyword"
+        if self.kinds[position] != "(":
+            return False
+        return self.values[position + 1] == word and self.kinds[position + 1] == "keyword"
 
     def accept(self, word: str) -> bool:
         """Pass this keyword if it comes next."""

@@ -1,6 +1,6 @@
 """Code as bytes: instructions, their immediates, locals and the types within them, read and written.
 
-Everything follows the instruction table: there is one reader and one writer per word of its `immediates` column. Reading
+Everything follows the instruction table: one reader and one writer per word of its `immediates` column. Reading
 checks form only (the standard's *malformed*); features, indices and types are checked by validation. Modules and their
 sections are not here.
 """
@@ -284,7 +284,7 @@ def _write_memarg(out: bytearray, value: tuple[int, int, int]) -> None:
     write_u(out, offset)
 
 
-_INDICES = "func type table mem tag global local elem data field label u32".split()
+_INDICES = ["func", "type", "table", "mem", "tag", "global", "local", "elem", "data", "field", "label", "u32"]
 _READERS: dict[str, Reader] = {
     **dict.fromkeys(_INDICES, _u32),
     "i32": _i32,

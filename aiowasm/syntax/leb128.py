@@ -1,18 +1,16 @@
 """LEB128 numbers: the integers of the binary format, read and written.
 
-Reading is strict as the standard is: at most ceil(bits / 7) bytes, and no unused bits set in the last one. Writing gives
+Reading is strict as the standard is: at most ceil(bits / 7) bytes, no unused bits set in the last one. Writing gives
 the shortest form. What the integers mean is not here.
 """
 
 from __future__ import annotations
 
-from typing import Union
-
 from aiowasm.errors import MalformedError
 
 __all__ = ("Buffer", "read_s", "read_u", "write_s", "write_u")
 
-Buffer = Union[bytes, bytearray, memoryview]
+Buffer = bytes | bytearray | memoryview
 
 
 def read_u(buffer: Buffer, pos: int, bits: int) -> tuple[int, int]:

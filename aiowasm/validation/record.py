@@ -1,0 +1,142 @@
+"""What validation records of a function for the engines: operators, immediates, blocks, segments of fuel.
+
+Filled in by the walk of `aiowasm.validation.code`; nothing here checks or decodes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+
+from aiowasm.syntax.types import ValType
+
+__all__ = ("Block", "FunctionRecord", "LocalTypes")
+
+
+class Block:
+    """A structured instruction, or the function itself (kind "func").
+
+    `start`, `else_` and `end` are indices of operators (-1: none). `height` is the operand height below the parameters;
+    `labels` are the types a branch to it carries. `catches` of a try_table: (kind, tagidx or None, target Block); of a
+    legacy try: (kind, tagidx or None, index of the catch operator), with kind 4 and the target Block for delegate.
+    `unreachable`, `recorded`, `live`, `inits` and `in_catch` serve the walk only.
+    """
+
+    __slots__ = (
+        "catches",
+        "depth",
+        "else_",
+        "end",
+        "has_call",
+        "has_loop",
+        "height",
+        "in_catch",
+        "inits",
+        "kind",
+        "labels",
+        "live",
+        "params",
+        "recorded",
+        "results",
+        "start",
+        "targeted",
+        "unreachable",
+    )
+
+    def __init__(
+        self, kind: str, params: tuple[ValType, ...], results: tuple[ValType, ...], height: int, depth: int
+    ) -> None:
+        self.kind = kind
+        self.params = params
+        self.results = results
+        self.labels = params if kind == "loop" else results
+        self.height = height
+        self.depth = depth
+        self.start = -1
+        self.else_ = -1
+        self.end = -1
+        self.targeted = False
+        self.has_call = False
+        self.has_loop = False
+        self.catches: tuple[tuple[int, int | None, Block | int], ...] = ()
+        self.unreachable = False
+        self.recorded = True
+        self.live = False
+        self.inits = 0
+        self.in_catch = False
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.start}..{self.end}>"
+
+
+class LocalTypes:
+    """Types of locals as runs: a declaration of 50,000 locals takes five bytes and must not take 50,000 entries."""
+
+    __slots__ = ("_ends", "_types")
+
+    def __init__(self, runs: Iterable[tuple[int, ValType]]) -> None:
+        self._ends: list[int] = []
+        self._types: list[ValType] = []
+        total = 0
+        for count, valtype in runs:
+            if count:
+                total += count
+                self._ends.append(total)
+                self._types.append(valtype)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> ValType:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._types[bisect_right(self._ends, index)]
+
+    def __iter__(self) -> Iterator[ValType]:
+        return (self[index] for index in range(len(self)))
+
+    def runs(self) -> Iterator[tuple[int, ValType]]:
+        """(count, type) of every run."""
+        before = 0
+        for end, valtype in zip(self._ends, self._types, strict=True):
+            yield end - before, valtype
+            before = end
+
+
+class FunctionRecord:
+    """A validated function as the engines want it: only operators that can be reached.
+
+    `cost[i]` is the fuel of the segment that starts after operator i (-1: function entry); `checks` are those i whose
+    segment is a check point. `blocks` are in the order of their starts, the function itself first; `tries` are those of
+    them that catch.
+    """
+
+    __slots__ = (
+        "blocks",
+        "checks",
+        "cost",
+        "immediates",
+        "locals",
+        "max_height",
+        "nparams",
+        "offsets",
+        "ops",
+        "results",
+        "tries",
+    )
+
+    def __init__(
+        self, locals_: tuple[ValType, ...] | LocalTypes, nparams: int, results: tuple[ValType, ...]
+    ) -> None:
+        self.ops: list[int] = []
+        self.immediates: list[object] = []
+        self.offsets = array("Q")
+        self.locals = locals_
+        self.nparams = nparams
+        self.results = results
+        self.max_height = 0
+        self.cost: dict[int, int] = {}
+        self.checks: set[int] = {-1}
+        self.blocks: list[Block] = []
+        self.tries: list[Block] = []

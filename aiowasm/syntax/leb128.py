@@ -25,10 +25,10 @@ def read_u(buffer: Buffer, pos: int, bits: int) -> tuple[int, int]:
             byte = buffer[pos]
             pos += 1
             if shift + 7 >= bits:
+                if (byte & 0x7F) >> (bits - shift):
+                    raise MalformedError("integer too large", offset=start)
                 if byte & 0x80:
                     raise MalformedError("integer representation too long", offset=start)
-                if byte >> (bits - shift):
-                    raise MalformedError("integer too large", offset=start)
                 return result | byte << shift, pos
             result |= (byte & 0x7F) << shift
             if byte < 0x80:
@@ -47,12 +47,12 @@ def read_s(buffer: Buffer, pos: int, bits: int) -> tuple[int, int]:
             byte = buffer[pos]
             pos += 1
             if shift + 7 >= bits:
-                if byte & 0x80:
-                    raise MalformedError("integer representation too long", offset=start)
                 # The bits from the sign bit upwards must all be equal.
                 unused = (byte & 0x7F) >> (bits - shift - 1)
                 if unused not in (0, 0x7F >> (bits - shift - 1)):
                     raise MalformedError("integer too large", offset=start)
+                if byte & 0x80:
+                    raise MalformedError("integer representation too long", offset=start)
             result |= (byte & 0x7F) << shift
             shift += 7
             if byte < 0x80:

@@ -1,0 +1,35 @@
+"""Function instances (the standard's chapter 4.2.6), of modules and of the host. How they run is up to engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import CellType
+from typing import Any
+
+from aiowasm.syntax.matching import DefType
+
+__all__ = ("FuncInst",)
+
+
+class FuncInst:
+    """A function of closed type `deftype`.
+
+    `instance` and `funcidx` say where it is defined (None for a host function). `cell` is empty until an engine puts
+    there what it runs: code is made when a function is first called, and callers close over the cell. `host` is the
+    callable of a host function.
+    """
+
+    __slots__ = ("__weakref__", "cell", "deftype", "funcidx", "host", "instance")
+
+    def __init__(
+        self,
+        deftype: DefType,
+        instance: object | None = None,
+        funcidx: int | None = None,
+        host: Callable[..., Any] | None = None,
+    ) -> None:
+        self.deftype = deftype
+        self.instance = instance
+        self.funcidx = funcidx
+        self.host = host
+        self.cell = CellType()

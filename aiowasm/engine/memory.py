@@ -1,0 +1,171 @@
+"""Memory instances (the standard's chapter 4.2.8): bytes, bounds, growth.
+
+A memory is one reservation of address space, committed by the operating system as pages are touched, so that growing moves
+nothing. Atomic waiting, fuel and who owns a memory are not here.
+"""
+
+from __future__ import annotations
+
+import mmap
+from types import CellType
+from typing import Final, Union
+
+from aiowasm.errors import LimitError, Trap, TrapCode
+from aiowasm.syntax.types import MemType
+
+__all__ = ("DEFAULT_MAX_NBYTES", "MemInst")
+
+DEFAULT_MAX_NBYTES: Final = 1 << 32
+"""What a memory may grow to where its owner names no limit."""
+
+_FILL_NBYTES: Final = 1 << 20  # memory.fill is guest-controlled: it must not cost a temporary as large as the memory
+_Buffer = Union[mmap.mmap, bytearray]
+
+# Without MAP_NORESERVE a reservation counts as memory in use on systems that do not overcommit; without any flags
+# (Windows) an anonymous map is all there is.
+_FLAGS: Final[int] = (
+    getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0) | getattr(mmap, "MAP_NORESERVE", 0)
+)
+
+
+def _map(nbytes: int) -> mmap.mmap:
+    return mmap.mmap(-1, nbytes, flags=_FLAGS) if _FLAGS else mmap.mmap(-1, nbytes)  # type: ignore[call-arg,unused-ignore]
+
+
+def _reserve(minimum: int, capacity: int) -> _Buffer:
+    """Reserve *capacity* bytes, or as many as the system gives but no fewer than *minimum*."""
+    nbytes = capacity
+    while nbytes:
+        try:
+            return _map(nbytes)
+        except (OSError, OverflowError, ValueError, MemoryError):
+            if nbytes <= minimum:
+                raise
+            nbytes = max(minimum, nbytes >> 1)
+    return bytearray()  # a map cannot be empty
+
+
+class MemInst:
+    """A memory of type `memtype`, whose minimum is the current size in pages.
+
+    `view` is the current contents; `cell` holds it for code that closes over it. Growth puts a new view in both: whoever
+    keeps a view across a call or a growth must take it anew, since growth beyond the reservation moves the bytes.
+
+    Args:
+        memtype: The declared type; its minimum is the initial size.
+        max_nbytes: What the owner lets the memory grow to, whatever its type declares.
+
+    Raises:
+        LimitError: If the initial size exceeds *max_nbytes* or cannot be had from the system.
+    """
+
+    __slots__ = ("_buffer", "_closed", "addrtype", "cell", "max_pages", "maximum", "page_size_log2", "shared", "view")
+
+    def __init__(self, memtype: MemType, max_nbytes: int = DEFAULT_MAX_NBYTES) -> None:
+        self.addrtype = memtype.addrtype
+        self.maximum = memtype.limits.maximum
+        self.shared = memtype.shared
+        self.page_size_log2 = log2 = memtype.page_size_log2
+        bits = memtype.addrtype.value
+        # The size in pages must itself be an address: with pages of one byte the last one is out of reach.
+        ceiling = min(1 << (bits - log2), (1 << bits) - 1, max(max_nbytes, 0) >> log2)
+        self.max_pages = ceiling if self.maximum is None else min(self.maximum, ceiling)
+        if not 0 <= memtype.limits.minimum <= self.max_pages:
+            raise LimitError(
+                f"a memory of {memtype.limits.minimum} pages exceeds {self.max_pages} pages", limit="memory_nbytes"
+            )
+        nbytes = memtype.limits.minimum << log2
+        try:
+            self._buffer = _reserve(nbytes, self.max_pages << log2)
+        except (OSError, OverflowError, ValueError, MemoryError) as error:
+            raise LimitError(f"cannot allocate a memory of {nbytes} bytes", limit="memory_nbytes") from error
+        self._closed = False
+        self.view = memoryview(self._buffer)[:nbytes]
+        self.cell = CellType(self.view)
+
+    @property
+    def size(self) -> int:
+        """The current size in pages."""
+        return len(self.view) >> self.page_size_log2
+
+    def grow(self, delta: int) -> int:
+        """Grow by *delta* pages and return the previous size in pages, or -1 if that is not possible; never traps."""
+        previous = self.size
+        pages = previous + delta
+        if delta < 0 or pages > self.max_pages or self._closed:
+            return -1
+        if not delta:
+            return previous
+        nbytes = pages << self.page_size_log2
+        if nbytes > len(self._buffer):
+            try:
+                # Doubling keeps repeated growth linear where one large reservation was refused.
+                buffer = _reserve(
+                    nbytes, min(max(nbytes, 2 * len(self._buffer)), self.max_pages << self.page_size_log2)
+                )
+            except (OSError, OverflowError, ValueError, MemoryError):
+                return -1
+            with memoryview(buffer) as target:
+                target[: len(self.view)] = self.view
+            self._buffer = buffer  # the old one goes with its last view
+        self.view = self.cell.cell_contents = memoryview(self._buffer)[:nbytes]
+        return previous
+
+    def read(self, address: int, nbytes: int) -> bytes:
+        """Return a copy of *nbytes* bytes at *address*."""
+        if address < 0 or nbytes < 0 or address + nbytes > len(self.view):
+            raise Trap(TrapCode.MEMORY_OUT_OF_BOUNDS)
+        return bytes(self.view[address : address + nbytes])
+
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+        """Store *data* (contiguous bytes) at *address*, all of it or none."""
+        nbytes = data.nbytes if isinstance(data, memoryview) else len(data)
+        if address < 0 or address + nbytes > len(self.view):
+            raise Trap(TrapCode.MEMORY_OUT_OF_BOUNDS)
+        # Host memory may come in another format; slice assignment wants bytes.
+        self.view[address : address + nbytes] = memoryview(data).cast("B") if nbytes else b""
+
+    def fill(self, address: int, value: int, nbytes: int) -> None:
+        """Set *nbytes* bytes at *address* to the low byte of *value*. Spec: `memory.fill`."""
+        view = self.view
+        end = address + nbytes
+        if address < 0 or nbytes < 0 or end > len(view):
+            raise Trap(TrapCode.MEMORY_OUT_OF_BOUNDS)
+        chunk = bytes((value & 0xFF,)) * min(nbytes, _FILL_NBYTES)
+        while end - address > _FILL_NBYTES:
+            view[address : address + _FILL_NBYTES] = chunk
+            address += _FILL_NBYTES
+        if address < end:
+            view[address:end] = chunk[: end - address]
+
+    def copy(self, address: int, source: MemInst, source_address: int, nbytes: int) -> None:
+        """Copy from *source*, which may be this memory with overlap. Spec: `memory.copy`."""
+        if (
+            address < 0
+            or source_address < 0
+            or nbytes < 0
+            or address + nbytes > len(self.view)
+            or source_address + nbytes > len(source.view)
+        ):
+            raise Trap(TrapCode.MEMORY_OUT_OF_BOUNDS)
+        self.view[address : address + nbytes] = source.view[source_address : source_address + nbytes]
+
+    def init(self, address: int, data: bytes, offset: int, nbytes: int) -> None:
+        """Copy *nbytes* bytes of a data segment's bytes from *offset*. Spec: `memory.init`."""
+        if address < 0 or offset < 0 or nbytes < 0 or address + nbytes > len(self.view) or offset + nbytes > len(data):
+            raise Trap(TrapCode.MEMORY_OUT_OF_BOUNDS)
+        self.view[address : address + nbytes] = memoryview(data)[offset : offset + nbytes]
+
+    def close(self) -> None:
+        """Give the bytes back: at once if no view of them is kept elsewhere, else with the last one.
+
+        The memory is empty from then on and does not grow.
+        """
+        buffer, self._buffer = self._buffer, bytearray()
+        self._closed = True
+        self.view = self.cell.cell_contents = memoryview(self._buffer)
+        if isinstance(buffer, mmap.mmap):
+            try:
+                buffer.close()
+            except BufferError:  # someone still looks at it
+                return

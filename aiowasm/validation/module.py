@@ -1,0 +1,339 @@
+"""Validation of a whole module (the standard's chapter 3.6): everything around the bodies, and the driver over them.
+
+`validate_module` is for the impatient; the `_steps` generators yield now and then so that no caller is held up. Code itself
+is walked in `aiowasm.validation.code`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Generator
+from typing import NoReturn, TypeVar
+
+from aiowasm import limits
+from aiowasm.errors import InvalidError
+from aiowasm.features import DEFAULT, Feature, Features
+from aiowasm.syntax.matching import (
+    DefType,
+    close_rectype,
+    is_defaultable,
+    map_comptype,
+    matches_comptype,
+    matches_valtype,
+)
+from aiowasm.syntax.module import Module
+from aiowasm.syntax.types import (
+    I32,
+    I64,
+    AddressType,
+    FuncExternType,
+    FuncType,
+    GlobalType,
+    HeapType,
+    MemType,
+    RecType,
+    RefType,
+    StructType,
+    TableType,
+    TagType,
+    ValType,
+)
+from aiowasm.validation.code import validate_expr, validate_function_steps
+from aiowasm.validation.context import Context, unknown
+from aiowasm.validation.record import FunctionRecord
+
+__all__ = (
+    "ValidatedModule",
+    "validate_function_steps",
+    "validate_module",
+    "validate_module_steps",
+    "validate_shell_steps",
+)
+
+_T = TypeVar("_T")
+_EVERY = 500
+
+
+class ValidatedModule(Context):
+    """A module that has been validated, and its closed index spaces.
+
+    `lazy` is True while the bodies have not been validated: `record` then does it, function by function.
+    """
+
+    lazy = True
+
+    def record(self, index: int) -> FunctionRecord:
+        """Walk the body of the defined function *index* now and return its record."""
+        return _run(validate_function_steps(self, index))
+
+
+def _run(steps: Generator[None, None, _T]) -> _T:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            value: _T = stop.value
+            return value
+
+
+def validate_module(module: Module, features: Features = DEFAULT) -> ValidatedModule:
+    """Validate *module*, bodies included."""
+    return _run(validate_module_steps(module, features))
+
+
+def validate_module_steps(
+    module: Module, features: Features = DEFAULT
+) -> Generator[None, None, ValidatedModule]:
+    """Like `validate_module`, yielding now and then."""
+    context = yield from validate_shell_steps(module, features)
+    for index in range(len(module.funcs)):
+        yield from validate_function_steps(context, index)
+    context.lazy = False
+    return context
+
+
+def validate_shell_steps(
+    module: Module, features: Features = DEFAULT
+) -> Generator[None, None, ValidatedModule]:
+    """Validate everything but the bodies of functions, yielding now and then."""
+    context = ValidatedModule(module, features)
+    for number, rectype in enumerate(module.types):
+        _types(context, rectype)
+        if number % _EVERY == 0:
+            yield
+    _imports(context)
+    yield
+    context.nimported_funcs = len(context.funcs)
+    context.nimported_globals = len(context.globals)
+    for number, typeidx in enumerate(module.funcs.typeidxs):
+        context.func_comptype(typeidx)
+        context.funcs.append(context.deftypes[typeidx])
+        if number % 10_000 == 0:
+            yield
+    for table in module.tables:
+        context.tables.append(_tabletype(context, table.type))
+    for mem in module.mems:
+        context.mems.append(_memtype(context, mem))
+    for tag in module.tags:
+        context.tags.append(_tagtype(context, tag))
+    if len(context.mems) > 1:
+        context.need(Feature.MULTI_MEMORY, "multiple memories")
+    if len(context.tables) > 1:
+        context.need(Feature.REFERENCE_TYPES, "multiple tables")
+    context.elems = [_elemtype(context, elem.type) for elem in module.elems]
+    yield
+    yield from _inits(context)
+    yield from _segments(context)
+    _exports(context)
+    if module.start is not None:
+        if module.start >= len(context.funcs):
+            unknown("function", module.start)
+        comptype = context.funcs[module.start].comptype
+        if comptype != FuncType((), ()):
+            raise InvalidError("start function has a type that is not [] -> []")
+    if module.data_count is not None and module.data_count != len(module.datas):
+        raise InvalidError("data count and data section have inconsistent lengths")
+    return context
+
+
+def _types(context: Context, rectype: RecType) -> None:
+    first = len(context.deftypes)
+    bound = first + len(rectype.subtypes)
+    if len(rectype.subtypes) != 1:
+        context.need(Feature.GC, "a recursion group")
+
+    def check(heaptype: HeapType) -> HeapType:
+        if isinstance(heaptype, int):
+            if heaptype >= bound:
+                unknown("type", heaptype)
+            context.need(Feature.FUNCTION_REFERENCES, "a typed reference")
+            return heaptype
+        return context.close_heaptype(heaptype)
+
+    for offset, subtype in enumerate(rectype.subtypes):
+        comptype = subtype.comptype
+        if not isinstance(comptype, FuncType):
+            context.need(Feature.GC, "a structure or array type")
+        else:
+            if len(comptype.params) > limits.MAX_PARAMS or len(comptype.results) > limits.MAX_RESULTS:
+                raise InvalidError("too many parameters or results")
+            if len(comptype.results) > 1:
+                context.need(Feature.MULTI_VALUE, "a function type with several results")
+            for valtype in comptype.params + comptype.results:
+                if isinstance(valtype, RefType):
+                    context.need(Feature.REFERENCE_TYPES, "a reference type")
+                else:
+                    context.close_valtype(valtype)
+        if isinstance(comptype, StructType) and len(comptype.fields) > limits.MAX_STRUCT_FIELDS:
+            raise InvalidError("too many fields")
+        map_comptype(comptype, check)
+        if not subtype.final or subtype.supertypes:
+            context.need(Feature.GC, "a sub type")
+        if len(subtype.supertypes) > 1:
+            raise InvalidError("sub type: more than one supertype")
+        for above in subtype.supertypes:
+            if not isinstance(above, int) or above >= first + offset:
+                raise InvalidError(f"unknown type {above}")
+    context.deftypes.extend(close_rectype(rectype, first, context.deftypes))
+    for deftype in context.deftypes[first:]:
+        if len(deftype.supertypes) > limits.MAX_SUBTYPING_DEPTH + 1:
+            raise InvalidError("sub type: the hierarchy is too deep")
+        if len(deftype.supertypes) > 1:
+            parent = deftype.supertypes[-2]
+            if parent.final or not matches_comptype(deftype.comptype, parent.comptype):
+                raise InvalidError("sub type does not match its super type")
+
+
+def _imports(context: Context) -> None:
+    for entry in context.module.imports:
+        expected = entry.type
+        if isinstance(expected, FuncExternType):
+            context.func_comptype(expected.typeidx)
+            context.funcs.append(context.deftypes[expected.typeidx])
+        elif isinstance(expected, TableType):
+            context.tables.append(_tabletype(context, expected))
+        elif isinstance(expected, MemType):
+            context.mems.append(_memtype(context, expected))
+        elif isinstance(expected, GlobalType):
+            if expected.mutable:
+                context.need(Feature.MUTABLE_GLOBALS, "import of a mutable global")
+            context.globals.append(GlobalType(context.close_valtype(expected.valtype), expected.mutable))
+        else:
+            context.tags.append(_tagtype(context, expected))
+
+
+def _tabletype(context: Context, tabletype: TableType) -> TableType:
+    size = tabletype.limits
+    bound = 1 << 32
+    if tabletype.addrtype is AddressType.I64:
+        context.need(Feature.MEMORY64, "a 64-bit table")
+        bound = 1 << 64
+    if size.minimum >= bound or (size.maximum is not None and size.maximum >= bound):
+        raise InvalidError("table size")
+    if size.maximum is not None and size.minimum > size.maximum:
+        raise InvalidError("size minimum must not be greater than maximum")
+    reftype = tabletype.reftype
+    closed = reftype if str(reftype.heaptype) == "func" and reftype.nullable else context.close_reftype(reftype)
+    return TableType(size, context.reftype(closed.nullable, closed.heaptype), tabletype.addrtype)
+
+
+def _memtype(context: Context, memtype: MemType) -> MemType:
+    size = memtype.limits
+    if memtype.page_size_log2 != 16:
+        context.need(Feature.CUSTOM_PAGE_SIZES, "a custom page size")
+        if memtype.page_size_log2 != 0:
+            raise InvalidError("invalid custom page size")
+    bits = 32
+    if memtype.addrtype is AddressType.I64:
+        context.need(Feature.MEMORY64, "a 64-bit memory")
+        bits = 64
+    bound = 1 << (bits - memtype.page_size_log2)
+    if memtype.page_size_log2 == 0:
+        bound -= 1
+    if size.minimum > bound or (size.maximum is not None and size.maximum > bound):
+        raise InvalidError(f"memory size must be at most {bound} pages")
+    if size.maximum is not None and size.minimum > size.maximum:
+        raise InvalidError("size minimum must not be greater than maximum")
+    if memtype.shared:
+        context.need(Feature.THREADS, "a shared memory")
+        if size.maximum is None:
+            raise InvalidError("shared memory must have maximum")
+    return memtype
+
+
+def _tagtype(context: Context, tag: TagType) -> DefType:
+    if Feature.EXCEPTIONS not in context.features:
+        context.need(Feature.LEGACY_EXCEPTIONS, "a tag")
+    if context.func_comptype(tag.typeidx).results:
+        raise InvalidError("non-empty tag result type")
+    return context.deftypes[tag.typeidx]
+
+
+def _inits(context: Context) -> Generator[None, None, None]:
+    imported = context.nimported_globals
+    all_before = Feature.GC in context.features
+    for number, entry in enumerate(context.module.globals):
+        valtype = context.close_valtype(entry.type.valtype)
+        validate_expr(context, entry.init, valtype, len(context.globals) if all_before else imported)
+        context.globals.append(GlobalType(valtype, entry.type.mutable))
+        if number % _EVERY == 0:
+            yield
+    ntables = len(context.tables) - len(context.module.tables)
+    for number, table in enumerate(context.module.tables):
+        reftype = context.tables[ntables + number].reftype
+        if table.init is not None:
+            context.need(Feature.FUNCTION_REFERENCES, "the initial value of a table")
+            # Tables come before the module's own globals, which are therefore not in scope.
+            validate_expr(context, table.init, reftype, imported)
+        elif not is_defaultable(reftype):
+            raise InvalidError("type mismatch: a table without initial value of a type without default")
+
+
+def _segments(context: Context) -> Generator[None, None, None]:
+    nglobals = len(context.globals) if Feature.GC in context.features else context.nimported_globals
+    done = 0
+    for elem, reftype in zip(context.module.elems, context.elems, strict=True):
+        if isinstance(elem.init, array):
+            for funcidx in elem.init:
+                if funcidx >= len(context.funcs):
+                    unknown("function", funcidx)
+            context.refs.update(elem.init)
+        else:
+            for expr in elem.init:
+                validate_expr(context, expr, reftype, nglobals)
+                done += 1
+                if done % _EVERY == 0:
+                    yield
+        if isinstance(elem.mode, str):
+            context.need(Feature.BULK_MEMORY, "a segment that is not active")
+        else:
+            tableidx, offset = elem.mode
+            table = context.table(tableidx)
+            if not matches_valtype(reftype, table.reftype):
+                raise InvalidError("type mismatch: element segment and table")
+            validate_expr(context, offset, _at(table.addrtype), nglobals)
+        yield
+    for data in context.module.datas:
+        if data.mode is None:
+            context.need(Feature.BULK_MEMORY, "a passive segment")
+        else:
+            memidx, offset = data.mode
+            validate_expr(context, offset, _at(context.mem(memidx).addrtype), nglobals)
+        yield
+
+
+def _at(addrtype: AddressType) -> ValType:
+    return I64 if addrtype is AddressType.I64 else I32
+
+
+def _exports(context: Context) -> None:
+    names: set[str] = set()
+    spaces: dict[str, tuple[str, Callable[[], int]]] = {
+        "func": ("function", lambda: len(context.funcs)),
+        "table": ("table", lambda: len(context.tables)),
+        "memory": ("memory", lambda: len(context.mems)),
+        "global": ("global", lambda: len(context.globals)),
+        "tag": ("tag", lambda: len(context.tags)),
+    }
+    for export in context.module.exports:
+        if export.name in names:
+            _duplicate(export.name)
+        names.add(export.name)
+        what, size = spaces[export.kind]
+        if export.index >= size():
+            unknown(what, export.index)
+        if export.kind == "func":
+            context.refs.add(export.index)
+        elif export.kind == "global" and context.globals[export.index].mutable:
+            context.need(Feature.MUTABLE_GLOBALS, "export of a mutable global")
+
+
+def _duplicate(name: str) -> NoReturn:
+    raise InvalidError(f"duplicate export name {name!r}")
+
+
+def _elemtype(context: Context, reftype: RefType) -> RefType:
+    # Segments of function indices are older than the types they are now said to have.
+    if str(reftype.heaptype) != "func":
+        context.close_reftype(reftype)
+    return context.reftype(reftype.nullable, context.close_heaptype(reftype.heaptype))

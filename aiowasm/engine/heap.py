@@ -3,8 +3,8 @@
 A reference is a Python object: `None` is null of any type, a `FuncInst` a function, and every object that is none of
 the classes here is a reference of the host. Converting between `any` and `extern` therefore changes nothing.
 
-The account: the garbage of a guest is Python's garbage, so a `Heap` counts what lives. An object is charged when it is made
-and refunded by its `__del__`, which runs at the last reference (or in Python's collection of cycles); measured, both add
+The account: the garbage of a guest is Python's garbage, so a `Heap` counts what lives. An object is charged when it is
+made and refunded by its `__del__`, which runs at the last reference (or in Python's collection of cycles); both add
 0.2 µs to the 0.25 µs of an allocation. Charges are estimates from above of what CPython allocates, boxed values
 included, so that a limit holds whatever values a guest stores later. At the limit, cycles are collected, and the guest
 traps unless that freed a sixteenth of the limit: one that lives at its limit must not buy a collection of the whole

@@ -1,14 +1,14 @@
 """Memory instances (the standard's chapter 4.2.8): bytes, bounds, growth.
 
-A memory is one reservation of address space, committed by the operating system as pages are touched, so that growing moves
-nothing. Atomic waiting, fuel and who owns a memory are not here.
+A memory is one reservation of address space, committed by the operating system as pages are touched, so that growing
+moves nothing. Atomic waiting, fuel and who owns a memory are not here.
 """
 
 from __future__ import annotations
 
 import mmap
 from types import CellType
-from typing import Final, Union
+from typing import Final
 
 from aiowasm.errors import LimitError, Trap, TrapCode
 from aiowasm.syntax.types import MemType
@@ -19,7 +19,7 @@ DEFAULT_MAX_NBYTES: Final = 1 << 32
 """What a memory may grow to where its owner names no limit."""
 
 _FILL_NBYTES: Final = 1 << 20  # memory.fill is guest-controlled: it must not cost a temporary as large as the memory
-_Buffer = Union[mmap.mmap, bytearray]
+_Buffer = mmap.mmap | bytearray
 
 # Without MAP_NORESERVE a reservation counts as memory in use on systems that do not overcommit; without any flags
 # (Windows) an anonymous map is all there is.
@@ -48,8 +48,9 @@ def _reserve(minimum: int, capacity: int) -> _Buffer:
 class MemInst:
     """A memory of type `memtype`, whose minimum is the current size in pages.
 
-    `view` is the current contents; `cell` holds it for code that closes over it. Growth puts a new view in both: whoever
-    keeps a view across a call or a growth must take it anew, since growth beyond the reservation moves the bytes.
+    `view` is the current contents; `cell` holds it for code that closes over it. Growth puts a new view in both:
+    whoever keeps a view across a call or a growth must take it anew, since growth beyond the reservation moves bytes
+    (shared memories never move: they fail to grow instead).
 
     Args:
         memtype: The declared type; its minimum is the initial size.
@@ -98,11 +99,12 @@ class MemInst:
             return previous
         nbytes = pages << self.page_size_log2
         if nbytes > len(self._buffer):
+            if self.shared:  # threads may be writing to the bytes that would be left behind
+                return -1
+            capacity = self.max_pages << self.page_size_log2
             try:
                 # Doubling keeps repeated growth linear where one large reservation was refused.
-                buffer = _reserve(
-                    nbytes, min(max(nbytes, 2 * len(self._buffer)), self.max_pages << self.page_size_log2)
-                )
+                buffer = _reserve(nbytes, min(max(nbytes, 2 * len(self._buffer)), capacity))
             except (OSError, OverflowError, ValueError, MemoryError):
                 return -1
             with memoryview(buffer) as target:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 
-from aiowasm.errors import InvalidError
+from aiowasm.errors import InvalidError, MalformedError
 from aiowasm.limits import MAX_LOCALS
 from aiowasm.syntax.code import decode_locals, instructions
 from aiowasm.syntax.instructions import Instruction
@@ -80,6 +80,7 @@ def print_module(module: Module) -> str:
     """The module in the text format.
 
     Raises:
+        MalformedError: A body that nobody validated yet is not code.
         InvalidError: More locals are declared than any engine accepts; their text could be of any size.
     """
     return "".join(line + "\n" for line in _lines(module))
@@ -261,17 +262,24 @@ def _functions(module: Module, first: int) -> Iterator[str]:
 
 
 def _body(code: Code, start: int) -> Iterator[str]:
+    # Code may be printed before anyone validated it: a text that leaves its function would parse as something else.
     depth = 0
     for row, immediates in instructions(code.buffer, start, code.end):
+        if depth < 0:
+            raise MalformedError("END opcode expected: code behind the end of the function", offset=code.start)
         name = row.name
         if name in _CLOSING:
             depth -= 1
             if depth < 0:
-                return  # the `end` of the function itself has no text
+                if name != "end":
+                    raise MalformedError(f"END opcode expected: {name} closes no block", offset=code.start)
+                continue  # the `end` of the function itself has no text
         outer = 1 if name in _DIVIDING else 0
         yield "  " * min(depth - outer + 2, _MAX_INDENT) + print_instruction(row, immediates)
         if name in _OPENING:
             depth += 1
+    if depth >= 0:
+        raise MalformedError("END opcode expected", offset=code.start)
 
 
 _OPENING = frozenset({"block", "loop", "if", "try", "try_table"})

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import CellType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiowasm.syntax.matching import DefType
+
+if TYPE_CHECKING:
+    from aiowasm.engine.instance import ModuleInst
 
 __all__ = ("FuncInst",)
 
@@ -24,7 +27,7 @@ class FuncInst:
     def __init__(
         self,
         deftype: DefType,
-        instance: object | None = None,
+        instance: ModuleInst | None = None,
         funcidx: int | None = None,
         host: Callable[..., Any] | None = None,
     ) -> None:

@@ -51,7 +51,7 @@ _I31_NBYTES: Final = 72  # I31 objects are not charged themselves: the places th
 _STORAGE_NBYTES: Final[dict[StorageType, int]] = {
     PackedType.I8: 8,  # Python keeps one object per small int
     PackedType.I16: 40,
-    NumType.I32: 40,
+    NumType.I32: 56,  # an addition may allocate one digit more than its result has
     NumType.I64: 56,
     NumType.F32: 32,
     NumType.F64: 32,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -149,12 +150,13 @@ def test_bulk_operations_of_arrays() -> None:
     one.init_elem(2, ("x",), 0, 1)
     assert one.elements == [None, "b", "x"]
     for index, count in ((3, 1), (4, 0), (0, 4), (1 << 32, 1), (0, 1 << 32)):
-        for act in (
+        acts: list[Callable[[], None]] = [
             lambda: one.fill(index, None, count),  # noqa: B023
             lambda: one.copy(index, one, 0, count),  # noqa: B023
             lambda: one.copy(0, one, index, count),  # noqa: B023
             lambda: one.init_elem(index, (), 0, count),  # noqa: B023
-        ):
+        ]
+        for act in acts:
             with pytest.raises(Trap, match=TrapCode.ARRAY_OUT_OF_BOUNDS.value):
                 act()
     with pytest.raises(Trap, match=TrapCode.TABLE_OUT_OF_BOUNDS.value):
@@ -182,7 +184,12 @@ def test_huge_arrays_are_refused_before_memory_is_spent() -> None:
 def test_the_limit_is_exact_and_traps_leave_the_account_right() -> None:
     heap = Heap(10 * struct_nbytes(NODE))
     kept = [node(heap) for _ in range(10)]
-    for make in (node, lambda heap: ArrayInst(heap, BYTES, []), lambda heap: ExnInst(heap, TagInst(FUNC), ())):
+    makers: list[Callable[[Heap], object]] = [
+        node,
+        lambda heap: ArrayInst(heap, BYTES, []),
+        lambda heap: ExnInst(heap, TagInst(FUNC), ()),
+    ]
+    for make in makers:
         with exhausted():
             make(heap)
     assert heap.used == heap.limit

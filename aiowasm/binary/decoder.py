@@ -15,7 +15,7 @@ from typing import TypeVar
 from aiowasm import limits
 from aiowasm.errors import InvalidError, MalformedError
 from aiowasm.features import DEFAULT, Feature, Features
-from aiowasm.syntax.code import read_instruction, read_reftype, read_valtype
+from aiowasm.syntax.code import decode_locals, instructions_at, read_instruction, read_reftype, read_valtype
 from aiowasm.syntax.leb128 import read_u
 from aiowasm.syntax.module import Custom, Data, Elem, Export, Expr, Funcs, Global, Import, Module, Table
 from aiowasm.syntax.types import (
@@ -134,12 +134,14 @@ class _Decoder:
         return self.data[self.pos - 1]
 
     def u32(self) -> int:
+        self.check_end(self.pos + 1)
         value, after = read_u(self.data, self.pos, 32)
         self.check_end(after)
         self.pos = after
         return value
 
     def u64(self) -> int:
+        self.check_end(self.pos + 1)
         value, after = read_u(self.data, self.pos, 64)
         self.check_end(after)
         self.pos = after
@@ -161,7 +163,9 @@ class _Decoder:
 
     def name(self) -> str:
         at = self.pos
-        size = self.u32()
+        if at >= len(self.data):
+            raise self.error("unexpected end of section or function")
+        size, self.pos = read_u(self.data, at, 32)
         if size > len(self.data) - self.pos:
             raise self.error("length out of bounds", at)
         self.check_end(self.pos + size)
@@ -306,7 +310,8 @@ class _Decoder:
         return flags
 
     def limits(self, flags: int) -> tuple[Limits, AddressType]:
-        read = self.u64 if flags & 4 else self.u32
+        # With 64-bit addresses came wider numbers for all limits; validation bounds them by the address type.
+        read = self.u64 if Feature.MEMORY64 in self.features else self.u32
         minimum = read()
         maximum = read() if flags & 1 else None
         return Limits(minimum, maximum), AddressType.I64 if flags & 4 else AddressType.I32
@@ -423,12 +428,13 @@ class _Decoder:
         numbers: array[int] = array("I")
         data, end, pos = self.data, self.end, self.pos
         for number in range(count):
+            if pos >= end:
+                raise self.error("unexpected end of section or function", pos)
             value, pos = read_u(data, pos, 32)
             numbers.append(value)
             if number & _NUMBERS_PER_STEP == _NUMBERS_PER_STEP:
                 yield
-            if pos > end:
-                raise self.error("unexpected end of section or function", pos)
+        self.check_end(pos)
         self.pos = pos
         return numbers
 
@@ -443,10 +449,7 @@ class _Decoder:
         if flags != 1:
             memory = self.u32() if flags == 2 else 0
             mode = (memory, (yield from self.expr()))
-        at = self.pos
         size = self.u32()
-        if size > len(self.data) - self.pos:
-            raise self.error("length out of bounds", at)
         self.check_end(self.pos + size)
         self.pos += size
         return Data(self.data[self.pos - size : self.pos], mode)
@@ -456,6 +459,8 @@ class _Decoder:
         count = self.count("MAX_FUNCTIONS")
         pos = self.pos
         for number in range(count):
+            if pos >= end:
+                raise self.error("unexpected end of section or function", pos)
             size, start = read_u(data, pos, 32)
             pos = start + size
             # Two bytes at least: no locals, and `end`.
@@ -522,6 +527,43 @@ class _Decoder:
             if found != expected:
                 raise self.error(reason)
             self.pos += 4
+        try:
+            yield from self.sections()
+        except MalformedError:
+            yield from self.check_code()
+            raise
+        return Module(
+            types=tuple(self.types),
+            imports=tuple(self.imports),
+            funcs=Funcs(self.typeidxs, data, self.starts, self.ends),
+            tables=tuple(self.tables),
+            mems=tuple(self.mems),
+            tags=tuple(self.tags),
+            globals=tuple(self.globals),
+            exports=tuple(self.exports),
+            start=self.start,
+            elems=tuple(self.elems),
+            data_count=self.data_count,
+            datas=tuple(self.datas),
+            customs=tuple(self.customs),
+        )
+
+    def check_code(self) -> Steps[None]:
+        """Look for an error in the code before the place of another one: the first in the module is the one to report.
+
+        A number that is too long in a function often makes the sections after it unreadable.
+        """
+        number = 0
+        for code in Funcs(array("I", bytes(4 * len(self.ends))), self.data, self.starts, self.ends):
+            _runs, body = decode_locals(code)
+            for _instruction in instructions_at(self.data, body, code.end):
+                number += 1
+                if not number & _OBJECTS_PER_STEP:
+                    yield
+
+    def sections(self) -> Steps[None]:
+        """Decode all sections."""
+        data = self.data
         rank, place, number = -1, 0, 0
         while self.pos < len(data):
             self.end = len(data)
@@ -553,18 +595,3 @@ class _Decoder:
             raise self.error("function and code section have inconsistent lengths")
         if self.data_count is not None and self.data_count != len(self.datas):
             raise self.error("data count and data section have inconsistent lengths")
-        return Module(
-            types=tuple(self.types),
-            imports=tuple(self.imports),
-            funcs=Funcs(self.typeidxs, data, self.starts, self.ends),
-            tables=tuple(self.tables),
-            mems=tuple(self.mems),
-            tags=tuple(self.tags),
-            globals=tuple(self.globals),
-            exports=tuple(self.exports),
-            start=self.start,
-            elems=tuple(self.elems),
-            data_count=self.data_count,
-            datas=tuple(self.datas),
-            customs=tuple(self.customs),
-        )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import copysign, inf
-from operator import index
+from operator import call, index
 from struct import Struct
 from types import CoroutineType
 from typing import Final, NamedTuple
@@ -63,18 +63,19 @@ def _got(value: object) -> str:
 
 
 def _integer_to_engine(bits: int, where: str) -> Converter:
-    low, high, mask = -(1 << (bits - 1)), (1 << bits) - 1, (1 << bits) - 1
+    low, mask = -(1 << (bits - 1)), (1 << bits) - 1
 
     def convert(value: object) -> object:
-        if type(value) is int and low <= value <= high:
-            return value & mask
+        # What is true of most arguments comes first: calls are bound by this.
+        if type(value) is int and 0 <= value <= mask:
+            return value
         try:
             number = index(value)  # type: ignore[arg-type]
         except TypeError:
             if hasattr(type(value), "__index__"):
                 raise
             raise TypeError(f"{where}expected an int for i{bits}, got {_got(value)}") from None
-        if low <= number <= high:
+        if low <= number <= mask:
             return number & mask
         raise OverflowError(f"{where}out of range for i{bits}: {_shorten(number)}")
 
@@ -264,11 +265,25 @@ def _many(converters: tuple[Converter, ...], noun: str, verb: str) -> ManyConver
             return first(a), second(b)
 
         return two
+    if count in (3, 4):
+        first, second, third, *rest = converters
+        fourth = rest[0] if rest else None
+
+        def three_or_four(values: Sequence[object]) -> tuple[object, ...]:
+            if len(values) != count:
+                raise wrong(values)
+            if fourth is None:
+                a, b, c = values
+                return first(a), second(b), third(c)
+            a, b, c, d = values
+            return first(a), second(b), third(c), fourth(d)
+
+        return three_or_four
 
     def more(values: Sequence[object]) -> tuple[object, ...]:
         if len(values) != count:
             raise wrong(values)
-        return tuple([convert(value) for convert, value in zip(converters, values, strict=True)])
+        return tuple(map(call, converters, values))
 
     return more
 

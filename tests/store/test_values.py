@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import struct
 import warnings
@@ -143,7 +144,7 @@ def test_references() -> None:
             to_engine(reftype, 5, HANDLES)
 
 
-@pytest.mark.parametrize("count", range(5))
+@pytest.mark.parametrize("count", range(7))
 def test_signatures(count: int) -> None:
     convert = arguments_to_engine([I32] * count)
     assert convert([-1] * count) == (0xFFFF_FFFF,) * count
@@ -185,4 +186,4 @@ def test_a_coroutine_is_no_result_and_is_closed(valtypes: list[NumType | RefType
         coroutine = forgotten()
         with pytest.raises(TypeError, match="async def"):
             results_to_engine(valtypes)(coroutine)
-        assert coroutine.cr_frame is None
+        assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED

@@ -39,17 +39,16 @@ _ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F_]+)\}|([0-9a-fA-F]{2})|(.))")
 _SIMPLE_ESCAPES = {"t": b"\t", "n": b"\n", "r": b"\r", '"': b'"', "'": b"'", "\\": b"\\"}
 
 KEYWORDS = frozenset(BY_MNEMONIC) | frozenset(
-    " ".join(
-        (
-            "i32 i64 f32 f64 v128 i8 i16 any eq i31 struct array none func nofunc extern noextern exn noexn null",
-            "anyref eqref i31ref structref arrayref nullref funcref nullfuncref externref nullexternref exnref nullexnref",
-            "ref mut param result type rec sub final field local module import export memory table global tag start elem data",
-            "item offset declare shared pagesize then do else end catch catch_ref catch_all catch_all_ref definition instance",
-            "binary quote register invoke get assert_return assert_trap assert_exhaustion assert_exception assert_malformed",
-            "assert_invalid assert_unlinkable assert_malformed_custom assert_invalid_custom script input output either",
-            "i8x16 i16x8 i32x4 i64x2 f32x4 f64x2 ref.host ref.extern ref.any ref.eq ref.struct ref.array ref.exn",
-            "thread wait before after first last",
-        )
+    (
+        "i32 i64 f32 f64 v128 i8 i16 any eq i31 struct array none func nofunc extern noextern exn noexn null "
+        "anyref eqref i31ref structref arrayref nullref funcref nullfuncref externref nullexternref exnref "
+        "nullexnref ref mut param result type rec sub final field local module import export memory table "
+        "global tag start elem data item offset declare shared pagesize then do else end catch catch_ref "
+        "catch_all catch_all_ref definition instance binary quote register invoke get assert_return "
+        "assert_trap assert_exhaustion assert_exception assert_malformed assert_invalid assert_unlinkable "
+        "assert_malformed_custom assert_invalid_custom script input output either i8x16 i16x8 i32x4 i64x2 "
+        "f32x4 f64x2 ref.host ref.extern ref.any ref.eq ref.struct ref.array ref.exn thread wait before after "
+        "first last"
     ).split()
 )
 """Every keyword of modules and scripts, but `offset=` and `align=`; other words are unknown operators."""
@@ -193,8 +192,6 @@ class Lexer:
     def _annotation_name(self, start: int) -> tuple[str, int]:
         match = _TOKEN.match(self.source, start + 2)
         if match is None or match.lastgroup != "atom":
-            if match is None and self.source[start + 2 : start + 3] == '"':
-                self._refuse(start + 2, False)
             raise self.error("empty annotation id", start)
         text = match.group()
         if text[0] != '"':

@@ -1,7 +1,7 @@
 """Number literals of the text format (the standard's chapter 6.3.1): texts to integers and to the bits of floats.
 
-Rounding is exact (to nearest, ties to even) for every literal. Which token is a number is the lexer's business; errors are
-`ValueError` with the standard's phrase, and the parser adds the place.
+Rounding is exact (to nearest, ties to even) for every literal. Which token is a number is the lexer's business; errors
+are `ValueError` with the standard's phrase, and the parser adds the place.
 """
 
 from __future__ import annotations
@@ -36,18 +36,15 @@ def parse_unsigned(text: str, bits: int, kind: str = "") -> int:
 def parse_int(text: str, bits: int) -> int:
     """A signed or unsigned literal of `bits` bits, as an unsigned integer."""
     sign = text[0] if text[0] in "+-" else ""
+    if not _UNSIGNED.match(text[len(sign) :]):
+        raise ValueError("unexpected token")
     try:
         value = parse_unsigned(text[len(sign) :], bits)
-    except ValueError as error:
-        reason = str(error)
-        raise ValueError("constant out of range" if reason.startswith(("i32", "i64")) else reason) from None
-    if sign == "-":
-        if value > 1 << (bits - 1):
-            raise ValueError("constant out of range" if bits >= 32 else f"i{bits} constant out of range")
-        value = -value
-    elif sign == "+" and value >> (bits - 1):
-        raise ValueError("constant out of range" if bits >= 32 else f"i{bits} constant out of range")
-    return value & ((1 << bits) - 1)
+    except ValueError:
+        raise ValueError("constant out of range") from None
+    if (sign == "-" and value > 1 << (bits - 1)) or (sign == "+" and value >> (bits - 1)):
+        raise ValueError("constant out of range")
+    return (-value if sign == "-" else value) & ((1 << bits) - 1)
 
 
 def parse_float(text: str, bits: int) -> int:

@@ -1,7 +1,7 @@
 """Types of the text format (the standard's chapter 6.4), and the index spaces that resolve their identifiers.
 
-`Context` is what identifiers of one module mean. Definitions of types are `typedef` here; uses of function types, which may
-define types themselves, are `typeuse`. Instructions and the other fields of a module are not here.
+`Context` is what identifiers of one module mean. Definitions of types are `typedef` here; uses of function types, which
+may define types themselves, are `typeuse`. Instructions and the other fields of a module are not here.
 """
 
 from __future__ import annotations
@@ -250,6 +250,9 @@ class Context:
             typeidx = self.index("type")
             lexer.close()
         given = FuncType(tuple(self.params(names)), tuple(self.results()))
+        if lexer.at_form("param"):
+            # Parameters come before results.
+            raise lexer.unexpected()
         if typeidx is None:
             return None, given
         functype = self.functype_at(typeidx)
@@ -274,11 +277,10 @@ class Context:
         self.lexer.accept("i32")
         return AddressType.I32
 
-    def limits(self, addrtype: AddressType) -> Limits:
-        """Pass limits."""
-        bits = 64 if addrtype is AddressType.I64 else 32
-        minimum = self.unsigned(bits)
-        return Limits(minimum, self.unsigned(bits) if self.lexer.kind == "number" else None)
+    def limits(self) -> Limits:
+        """Pass limits; whether they fit the address type is for validation."""
+        minimum = self.unsigned(64)
+        return Limits(minimum, self.unsigned(64) if self.lexer.kind == "number" else None)
 
     def pagesize(self) -> int:
         """Pass `(pagesize n)`, or nothing: the binary logarithm of the size."""
@@ -295,14 +297,14 @@ class Context:
     def memtype(self) -> MemType:
         """Pass a memory type."""
         addrtype = self.addrtype()
-        limits = self.limits(addrtype)
+        limits = self.limits()
         shared = self.lexer.accept("shared")
         return MemType(limits, addrtype, shared, self.pagesize())
 
     def tabletype(self) -> TableType:
         """Pass a table type."""
         addrtype = self.addrtype()
-        return TableType(self.limits(addrtype), self.reftype(), addrtype)
+        return TableType(self.limits(), self.reftype(), addrtype)
 
     def globaltype(self) -> GlobalType:
         """Pass a global type."""
@@ -311,4 +313,3 @@ class Context:
             self.lexer.close()
             return GlobalType(valtype, True)
         return GlobalType(self.valtype(), False)
-

@@ -244,7 +244,7 @@ class _Decoder:
         storage = self.storage()
         return FieldType(storage, self.mutability())
 
-    def comptype(self) -> CompType:
+    def comptype(self) -> Steps[CompType]:
         form = self.byte()
         if form == 0x60:
             params = tuple([self.valtype() for _ in range(self.count("MAX_PARAMS"))])
@@ -253,7 +253,12 @@ class _Decoder:
         at = self.pos - 1
         if form == 0x5F:
             self.need(Feature.GC, "a structure type", at)
-            return StructType(tuple([self.field() for _ in range(self.count("MAX_STRUCT_FIELDS"))]))
+            fields = []
+            for number in range(self.count("MAX_STRUCT_FIELDS")):
+                fields.append(self.field())
+                if number & _OBJECTS_PER_STEP == _OBJECTS_PER_STEP:
+                    yield
+            return StructType(tuple(fields))
         if form == 0x5E:
             self.need(Feature.GC, "an array type", at)
             return ArrayType(self.field())
@@ -261,14 +266,14 @@ class _Decoder:
             raise self.error("integer representation too long", at)
         raise self.error("malformed definition type", at)
 
-    def subtype(self) -> SubType:
+    def subtype(self) -> Steps[SubType]:
         form = self.data[self.pos] if self.pos < self.end else 0
         if form not in (0x50, 0x4F):
-            return SubType(True, (), self.comptype())
+            return SubType(True, (), (yield from self.comptype()))
         self.need(Feature.GC, "a subtype", self.pos)
         self.pos += 1
-        supertypes = tuple([self.u32() for _ in range(self.count("MAX_TYPES"))])
-        return SubType(form == 0x4F, supertypes, self.comptype())
+        supertypes = yield from self.numbers(self.count("MAX_TYPES"))
+        return SubType(form == 0x4F, tuple(supertypes), (yield from self.comptype()))
 
     def type_section(self) -> Steps[None]:
         number = total = 0
@@ -279,18 +284,21 @@ class _Decoder:
                 self.pos += 1
                 subtypes = []
                 for _member in range(self.count("MAX_RECGROUP_TYPES", total)):
-                    subtypes.append(self.subtype())
+                    subtypes.append((yield from self.subtype()))
                     number += 1
                     if not number & _OBJECTS_PER_STEP:
                         yield
                 self.types.append(RecType(tuple(subtypes)))
                 total += len(subtypes)
             else:
-                rectype = RecType((self.subtype(),))
+                rectype = RecType(((yield from self.subtype()),))
                 # Thousands of equal types are common in practice and cheap to write for an attacker.
                 self.types.append(self.shared_types.setdefault(self.data[at : self.pos], rectype))
                 total += 1
+            # Wide types count as many items.
             number += 1
+            if self.pos - at > _OBJECTS_PER_STEP:
+                yield
             if not number & _OBJECTS_PER_STEP:
                 yield
         if total > limits.MAX_TYPES:
@@ -414,8 +422,10 @@ class _Decoder:
                 yield
         if reftype == _FUNC_ELEMS:
             functions: array[int] = array("I")
-            for expr in exprs:
+            for number, expr in enumerate(exprs):
                 row, immediates, after = read_instruction(expr.code, 0)
+                if number & _OBJECTS_PER_STEP == _OBJECTS_PER_STEP:
+                    yield
                 if row.name != "ref.func" or after != len(expr.code) - 1:
                     break
                 functions.append(immediates[0])

@@ -167,6 +167,8 @@ class HostModule:
     def memory(self, name: str, type: MemType | int, maximum: int | None = None) -> None:  # noqa: A002
         """Define a memory from its type, or from its minimum and maximum size in pages of 64 KiB."""
         memtype = MemType(Limits(type, maximum)) if isinstance(type, int) else type
+        if memtype.page_size_log2 not in (0, 16):
+            raise InvalidError("invalid custom page size")
         bits = memtype.addrtype.value - memtype.page_size_log2
         # The standard's bound: all that addresses reach; for byte-sized pages one less than that.
         bound = (1 << bits) - (memtype.page_size_log2 == 0)

@@ -77,6 +77,8 @@ def signature_of(function: Callable[..., object]) -> Signature:
     if not callable(function):
         raise TypeError(f"a host function must be callable, got {type(function).__name__}")
     called = _called(function)
+    if inspect.isclass(called):
+        raise TypeError(f"a class cannot be a host function: {called.__qualname__}")
     name = getattr(called, "__qualname__", repr(called))
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
         raise TypeError(f"host function {name}: a generator cannot be a host function")

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from aiowasm.errors import MalformedError
+from aiowasm.errors import InvalidError, MalformedError
+from aiowasm.limits import MAX_BR_TABLE_LABELS
 from aiowasm.syntax.instructions import BY_CODE, INSTRUCTIONS, PREFIXES, Instruction
 from aiowasm.syntax.leb128 import Buffer, read_s, read_u, write_s, write_u
 from aiowasm.syntax.module import Code
@@ -173,6 +174,8 @@ def _count(buffer: Buffer, pos: int) -> tuple[int, int]:
     count, after = read_u(buffer, pos, 32)
     if count > len(buffer) - after:
         raise MalformedError("unexpected end", offset=pos)
+    if count > MAX_BR_TABLE_LABELS:
+        raise InvalidError(f"too many items: MAX_BR_TABLE_LABELS is {MAX_BR_TABLE_LABELS:,}", offset=pos)
     return count, after
 
 

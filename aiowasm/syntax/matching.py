@@ -8,7 +8,6 @@ subtype test is one comparison.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Union
 from weakref import WeakValueDictionary
 
 from aiowasm.syntax.types import (
@@ -207,7 +206,7 @@ def matches_reftype(sub: RefType, sup: RefType) -> bool:
     return (sup.nullable or not sub.nullable) and matches_heaptype(sub.heaptype, sup.heaptype)
 
 
-def matches_valtype(sub: Union[ValType, Bot], sup: ValType) -> bool:
+def matches_valtype(sub: ValType | Bot, sup: ValType) -> bool:
     """Whether *sub* matches *sup*; both closed. Spec: `Valtype_sub`."""
     if sub is sup or isinstance(sub, Bot):
         return True

@@ -10,7 +10,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Union
 
 from aiowasm.syntax.types import ExternType, GlobalType, MemType, RecType, RefType, TableType, TagType
 
@@ -44,7 +43,7 @@ class Expr:
             return NotImplemented
         if self.code == other.code:
             return True
-        from aiowasm.syntax.code import instructions
+        from aiowasm.syntax.code import instructions  # noqa: PLC0415 - code.py reads what is defined here
 
         return list(instructions(self.code, 0)) == list(instructions(other.code, 0))
 
@@ -77,7 +76,7 @@ class Code:
             return NotImplemented
         if bytes(self) == bytes(other):
             return True
-        from aiowasm.syntax.code import decode_locals, instructions
+        from aiowasm.syntax.code import decode_locals, instructions  # noqa: PLC0415 - as above
 
         locals_self, body_self = decode_locals(self)
         locals_other, body_other = decode_locals(other)
@@ -166,19 +165,17 @@ class Global:
     init: Expr
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class Elem:
     """An element segment.
 
-    `init` is an array of function indices where every element is `ref.func x` and `type` is `(ref func)`, else a tuple of
-    constant expressions. `mode` is "passive", "declarative" or (tableidx, offset expression).
+    `init` is an array of function indices where every element is `ref.func x` and `type` is `(ref func)`, else a
+    tuple of constant expressions. `mode` is "passive", "declarative" or (tableidx, offset expression).
     """
 
     type: RefType
-    init: Union[array[int], tuple[Expr, ...]]
-    mode: Union[str, tuple[int, Expr]]
+    init: array[int] | tuple[Expr, ...]
+    mode: str | tuple[int, Expr]
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -204,8 +201,8 @@ class Custom:
 class Module:
     """A module. Index spaces count imports first, as in the standard.
 
-    `data_count` is the data count section's number, None where there is none. `customs` are all custom sections, the name
-    section included.
+    `data_count` is the data count section's number, None where there is none. `customs` are all custom sections, the
+    name section included.
     """
 
     types: tuple[RecType, ...] = ()

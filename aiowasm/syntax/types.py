@@ -89,8 +89,8 @@ class Bot(Enum):
 
 
 BOT = Bot.BOT
-ValType = Union[NumType, RefType]
-StorageType = Union[NumType, RefType, PackedType]
+ValType = NumType | RefType
+StorageType = NumType | RefType | PackedType
 
 I32, I64, F32, F64, V128 = NumType.I32, NumType.I64, NumType.F32, NumType.F64, NumType.V128
 I8, I16 = PackedType.I8, PackedType.I16
@@ -151,7 +151,7 @@ class ArrayType:
         return f"(array {self.field})"
 
 
-CompType = Union[FuncType, StructType, ArrayType]
+CompType = FuncType | StructType | ArrayType
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,4 +237,4 @@ class TagType:
     typeidx: int
 
 
-ExternType = Union[FuncExternType, TableType, MemType, GlobalType, TagType]
+ExternType = FuncExternType | TableType | MemType | GlobalType | TagType

@@ -147,7 +147,9 @@ class CodeParser:
                     break
             elif kind == ")" and not stack and not single:
                 break
-            elif kind == "keyword" and stack and stack[-1].state not in ("plain", "if", "try", "after_then", "after_do"):
+            elif (
+                kind == "keyword" and stack and stack[-1].state not in ("plain", "if", "try", "after_then", "after_do")
+            ):
                 self._flat(stack)
             else:
                 raise lexer.unexpected()
@@ -450,10 +452,7 @@ class CodeParser:
             and (
                 not before_lane
                 or following == "number"
-                or (
-                    following == "keyword"
-                    and str(lexer.values[lexer.position + 1]).startswith(("offset=", "align="))
-                )
+                or (following == "keyword" and str(lexer.values[lexer.position + 1]).startswith(("offset=", "align=")))
             )
         ):
             memidx = self.context.index("memory")

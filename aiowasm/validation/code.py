@@ -1,14 +1,14 @@
 """The walk over one body: decodes, validates (the standard's chapter 3.4) and records, in one pass.
 
 Hot: benchmarks/validate.py measures it; the bound is one second per MB of code. Therefore one function that reads bytes
-itself, dispatches on a small number per opcode and keeps everything in local variables. Instructions that are rare go through
-`read_instruction` and the rules of `aiowasm.validation.rules`. Modules are not here: see `aiowasm.validation.module`.
+itself, dispatches on a small number per opcode and keeps everything in local variables. Instructions that are rare go
+through `read_instruction` and the rules of `aiowasm.validation.rules`. Modules are not here: see `aiowasm.validation.module`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any, Union
+from typing import Any
 
 from aiowasm import limits
 from aiowasm.errors import InvalidError, MalformedError
@@ -25,7 +25,7 @@ from aiowasm.validation.rules import NAMED_TYPES, RULES, fixed_type
 
 __all__ = ("validate_expr", "validate_function_steps")
 
-Operand = Union[ValType, Bot]
+Operand = ValType | Bot
 
 # How the walk treats an opcode. Ordered as the walk asks.
 _FIXED, _LOCAL_GET, _I32_CONST, _MEMORY, _LOCAL_SET, _LOCAL_TEE, _I64_CONST, _GLOBAL_GET = range(8)
@@ -33,15 +33,42 @@ _RULE, _ONE, _SELECT, _DISABLED, _NOT_CONSTANT, _CONTROL = range(8, 14)
 
 _ONES = frozenset({"drop", "ref.is_null", "ref.as_non_null", "any.convert_extern", "extern.convert_any"})
 _CONTROLS = frozenset(
-    "unreachable block loop if else try catch throw rethrow throw_ref end br br_if br_table return call call_indirect "
-    "return_call return_call_indirect call_ref return_call_ref delegate catch_all try_table br_on_null br_on_non_null "
-    "br_on_cast br_on_cast_fail".split()
+    [
+        "unreachable",
+        "block",
+        "loop",
+        "if",
+        "else",
+        "try",
+        "catch",
+        "throw",
+        "rethrow",
+        "throw_ref",
+        "end",
+        "br",
+        "br_if",
+        "br_table",
+        "return",
+        "call",
+        "call_indirect",
+        "return_call",
+        "return_call_indirect",
+        "call_ref",
+        "return_call_ref",
+        "delegate",
+        "catch_all",
+        "try_table",
+        "br_on_null",
+        "br_on_non_null",
+        "br_on_cast",
+        "br_on_cast_fail",
+    ]
 )
 HANDLED = _ONES | _CONTROLS | {"select", "select_t", "local.get", "local.set", "local.tee", "global.get"}
 """Rows without a fixed type that the walk itself handles; the others have a rule."""
 
 _FREE = frozenset(
-    "nop drop block loop else end return unreachable catch catch_all delegate".split(),
+    ["nop", "drop", "block", "loop", "else", "end", "return", "unreachable", "catch", "catch_all", "delegate"],
 )
 _COST = [1] * 0x600
 _PARAMS: list[list[ValType]] = [[]] * 0x600
@@ -59,8 +86,10 @@ _BULK = {
     for names, per in (
         ("memory.copy memory.fill memory.init", 1),
         (
-            "table.copy table.fill table.init table.grow array.new array.new_default array.new_data array.new_elem "
-            "array.new_fixed array.fill array.copy array.init_data array.init_elem",
+            (
+                "table.copy table.fill table.init table.grow array.new array.new_default array.new_data array.new_elem "
+                "array.new_fixed array.fill array.copy array.init_data array.init_elem"
+            ),
             8,
         ),
         ("memory.grow", 65536),
@@ -107,7 +136,7 @@ _tables: dict[tuple[Features, bool], list[int]] = {}
 
 
 def _kinds(features: Features, constant: bool) -> list[int]:
-    """How the walk treats every opcode with *features*; opcodes that do not exist are `_RULE`: the decoder rejects them."""
+    """How the walk treats every opcode with *features*; those that do not exist are `_RULE`: the decoder rejects them."""
     table = _tables.get((features, constant))
     if table is None:
         table = _KINDS.copy()
@@ -126,16 +155,22 @@ def _mismatch(expected: object, actual: object) -> InvalidError:
     return InvalidError(f"type mismatch: expected {expected}, found {actual}")
 
 
+def _requires(params: Sequence[ValType], found: Sequence[Operand]) -> InvalidError:
+    required, has = (" ".join(map(str, types[-20:])) for types in (params, found))
+    return InvalidError(f"type mismatch: instruction requires [{required}] but stack has [{has}]")
+
+
 def _pop(stack: list[Any], height: int, unreachable: bool, params: Sequence[ValType]) -> None:
     """Pop operands of the types *params*, by matching."""
+    found = stack[max(height, len(stack) - len(params)) :]
     for expected in reversed(params):
         if len(stack) <= height:
             if unreachable:
                 continue
-            raise _mismatch(expected, "an empty stack")
+            raise _requires(params, found)
         actual = stack.pop()
         if actual is not expected and not matches_valtype(actual, expected):
-            raise _mismatch(expected, actual)
+            raise _requires(params, found)
 
 
 def _pop_one(stack: list[Any], height: int, unreachable: bool) -> Operand:
@@ -200,9 +235,7 @@ def _one(context: Context, code: int, stack: list[Any], height: int, unreachable
     return None
 
 
-def _select(
-    context: Context, immediates: tuple[Any, ...], stack: list[Any], height: int, unreachable: bool
-) -> Operand:
+def _select(context: Context, immediates: tuple[Any, ...], stack: list[Any], height: int, unreachable: bool) -> Operand:
     """`select`, typed and untyped. Returns the type, which is recorded."""
     _pop(stack, height, unreachable, (I32,))
     if immediates:
@@ -315,7 +348,7 @@ def _placed(error: InvalidError, offset: int, funcidx: int | None, instruction: 
     return InvalidError(error.reason, offset=offset, funcidx=funcidx, instruction=instruction, feature=error.feature)
 
 
-def _walk(  # noqa: PLR0912, PLR0915 - one function on purpose: see the head of this file
+def _walk(
     context: Context,
     record: FunctionRecord,
     buf: bytes,
@@ -652,8 +685,7 @@ def _walk(  # noqa: PLR0912, PLR0915 - one function on purpose: see the head of 
                         ops.append(op)
                         immediates.append(imm)
                         offsets.append(pos + base)
-                        if len(stack) > max_height:
-                            max_height = len(stack)
+                        max_height = max(max_height, len(stack))
                         if dead:
                             live = False
                         elif new or total >= check:
@@ -700,8 +732,7 @@ def _walk(  # noqa: PLR0912, PLR0915 - one function on purpose: see the head of 
                     ops.append(op)
                     immediates.append(imm)
                     offsets.append(pos + base)
-                    if len(stack) > max_height:
-                        max_height = len(stack)
+                    max_height = max(max_height, len(stack))
                     total += _COST[op]
                     if total >= check:
                         cost[segment] = total - before

@@ -1,6 +1,7 @@
 """The context of validation: a module's index spaces with closed types (the standard's chapter 3.1).
 
-Lookups raise `InvalidError` with the standard's phrase and no place: whoever walks the code adds it. Nothing here reads code.
+Lookups raise `InvalidError` with the standard's phrase and no place: whoever walks the code adds it.
+Nothing here reads code.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Validation of a whole module (the standard's chapter 3.6): everything around the bodies, and the driver over them.
 
-`validate_module` is for the impatient; the `_steps` generators yield now and then so that no caller is held up. Code itself
-is walked in `aiowasm.validation.code`.
+`validate_module` is for the impatient; the `_steps` generators yield now and then so that no caller is held up.
+Code itself is walked in `aiowasm.validation.code`.
 """
 
 from __future__ import annotations
@@ -81,9 +81,7 @@ def validate_module(module: Module, features: Features = DEFAULT) -> ValidatedMo
     return _run(validate_module_steps(module, features))
 
 
-def validate_module_steps(
-    module: Module, features: Features = DEFAULT
-) -> Generator[None, None, ValidatedModule]:
+def validate_module_steps(module: Module, features: Features = DEFAULT) -> Generator[None, None, ValidatedModule]:
     """Like `validate_module`, yielding now and then."""
     context = yield from validate_shell_steps(module, features)
     for index in range(len(module.funcs)):
@@ -92,9 +90,7 @@ def validate_module_steps(
     return context
 
 
-def validate_shell_steps(
-    module: Module, features: Features = DEFAULT
-) -> Generator[None, None, ValidatedModule]:
+def validate_shell_steps(module: Module, features: Features = DEFAULT) -> Generator[None, None, ValidatedModule]:
     """Validate everything but the bodies of functions, yielding now and then."""
     context = ValidatedModule(module, features)
     for number, rectype in enumerate(module.types):
@@ -231,7 +227,7 @@ def _memtype(context: Context, memtype: MemType) -> MemType:
     if memtype.page_size_log2 == 0:
         bound -= 1
     if size.minimum > bound or (size.maximum is not None and size.maximum > bound):
-        raise InvalidError(f"memory size must be at most {bound} pages")
+        raise InvalidError(f"memory size must be at most {bound} pages" + (" (4GiB)" if bound == 65536 else ""))
     if size.maximum is not None and size.minimum > size.maximum:
         raise InvalidError("size minimum must not be greater than maximum")
     if memtype.shared:

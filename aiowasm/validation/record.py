@@ -126,9 +126,7 @@ class FunctionRecord:
         "tries",
     )
 
-    def __init__(
-        self, locals_: tuple[ValType, ...] | LocalTypes, nparams: int, results: tuple[ValType, ...]
-    ) -> None:
+    def __init__(self, locals_: tuple[ValType, ...] | LocalTypes, nparams: int, results: tuple[ValType, ...]) -> None:
         self.ops: list[int] = []
         self.immediates: list[object] = []
         self.offsets = array("Q")

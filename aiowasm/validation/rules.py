@@ -1,6 +1,6 @@
 """Rules of instructions whose type depends on the context: name -> function from immediates to a stack type.
 
-A rule returns the operand types, the result types and what to record. Instructions that depend on the operands or on labels
+A rule returns the operand types, the result types and what to record. Those that depend on the operands or on labels
 are the walk's own (`aiowasm.validation.code`).
 """
 
@@ -61,6 +61,12 @@ def _shorter(one: ValType, other: ValType) -> ValType:
 def fixed_type(context: Context, row: Instruction, immediates: tuple[Any, ...]) -> Type:
     """The type of an instruction whose table row has one but whose immediates must be checked."""
     at: ValType = I32
+    # The suite expects what is accessed to be checked before segments, which come first in the binary format.
+    for word, value in zip(row.immediates, immediates, strict=True):
+        if word == "mem":
+            context.mem(value)
+        elif word == "table":
+            context.table(value)
     recorded: list[object] = []
     for word, value in zip(row.immediates, immediates, strict=True):
         entry: object = value

@@ -101,6 +101,7 @@ def test_a_name_is_taken_once_for_all_kinds() -> None:
     [
         (lambda env: env.memory("m", 65_537), "memory size must be at most 65536 pages"),
         (lambda env: env.memory("m", 2, 1), "size minimum must not be greater than maximum"),
+        (lambda env: env.memory("m", MemType(Limits(1), page_size_log2=40)), "invalid custom page size"),
         (lambda env: env.memory("m", -1), "size minimum"),
         (lambda env: env.memory("m", MemType(Limits(1 << 49), AddressType.I64)), "memory size"),
         (lambda env: env.memory("m", MemType(Limits(1), shared=True)), "shared memory must have maximum"),

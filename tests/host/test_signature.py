@@ -127,6 +127,9 @@ def keywords(**kwargs: i32) -> None: ...
 def keyword_only(*, a: i32) -> None: ...
 
 
+def two(a: i32, b: i32) -> None: ...
+
+
 def default(a: i32 = 1) -> None: ...
 
 
@@ -168,6 +171,9 @@ def generator() -> i32:  # type: ignore[misc]
         (one_tuple, "only several results are a tuple"),
         (open_tuple, "no fixed length"),
         (generator, "a generator cannot be a host function"),
+        (Service, "a class cannot be a host function"),
+        (functools.partial(Service), "a class cannot be a host function"),
+        (functools.partial(two, a=1), "parameter 'b' is keyword-only"),
         (5, "must be callable, got int"),
     ],
 )

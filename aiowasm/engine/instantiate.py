@@ -1,0 +1,121 @@
+"""Instantiation (the standard's chapter 4.7): allocate, evaluate constants, initialise. Imports are resolved already.
+
+The start function is not called here: it is an ordinary activation of the store. Active segments run in order and trap
+like the instructions they stand for; what they wrote to imported tables and memories before a trap stays, as the
+standard says.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+from aiowasm.engine.func import FuncInst
+from aiowasm.engine.global_ import GlobalInst
+from aiowasm.engine.heap import Heap
+from aiowasm.engine.instance import ModuleInst
+from aiowasm.engine.interpreter.machine import evaluate
+from aiowasm.engine.memory import MemInst
+from aiowasm.engine.segments import DataInst, ElemInst
+from aiowasm.engine.table import TableInst
+from aiowasm.engine.tag import TagInst
+from aiowasm.syntax.module import Elem, Expr
+from aiowasm.syntax.types import AddressType, NumType, ValType
+from aiowasm.validation.code import validate_expr
+from aiowasm.validation.module import ValidatedModule
+
+__all__ = ("Import", "instantiate")
+
+Import = FuncInst | TableInst | MemInst | GlobalInst | TagInst
+
+
+class _Instantiation:
+    """One instantiation in progress: the instance and what evaluating its constants needs."""
+
+    def __init__(self, validated: ValidatedModule, name: str | None, heap: Heap) -> None:
+        self.validated = validated
+        self.module = validated.module
+        self.heap = heap
+        self.instance = ModuleInst(validated, name)
+
+    def value(self, expr: Expr, expected: ValType) -> Any:
+        record = validate_expr(self.validated, expr, expected, len(self.instance.globals))
+        return evaluate(record, self.instance, self.heap)
+
+    def allocate(self, imports: Sequence[Import]) -> None:
+        instance, module, validated = self.instance, self.module, self.validated
+        spaces: dict[type, list[Any]] = {
+            FuncInst: instance.funcs,
+            TableInst: instance.tables,
+            MemInst: instance.mems,
+            GlobalInst: instance.globals,
+            TagInst: instance.tags,
+        }
+        for entity in imports:
+            spaces[type(entity)].append(entity)
+        for funcidx in range(len(instance.funcs), len(instance.funcs) + len(module.funcs)):
+            instance.funcs.append(FuncInst(validated.functype(funcidx), instance, funcidx))
+        instance.mems.extend(MemInst(memtype) for memtype in module.mems)
+        instance.tags.extend(TagInst(deftype) for deftype in validated.tags[len(instance.tags) :])
+        for definition in module.globals:
+            globaltype = validated.globals[len(instance.globals)]
+            instance.globals.append(GlobalInst(globaltype, self.value(definition.init, globaltype.valtype)))
+        for table in module.tables:
+            tabletype = validated.tables[len(instance.tables)]
+            init = None if table.init is None else self.value(table.init, tabletype.reftype)
+            instance.tables.append(TableInst(tabletype, init))
+
+    def references(self, elem: Elem, elemidx: int) -> tuple[Any, ...]:
+        if isinstance(elem.init, array):
+            return tuple(self.instance.funcs[funcidx] for funcidx in elem.init)
+        reftype = self.validated.elems[elemidx]
+        return tuple(self.value(expr, reftype) for expr in elem.init)
+
+    def segments(self) -> None:
+        instance, module, validated = self.instance, self.module, self.validated
+        for elemidx, elem in enumerate(module.elems):
+            instance.elems.append(ElemInst(validated.elems[elemidx], self.references(elem, elemidx)))
+        instance.datas.extend(DataInst(data.init) for data in module.datas)
+
+    def initialise(self) -> None:
+        instance, module = self.instance, self.module
+        for elem, elem_instance in zip(module.elems, instance.elems, strict=True):
+            if isinstance(elem.mode, tuple):
+                tableidx, offset = elem.mode
+                table = instance.tables[tableidx]
+                start = self.value(offset, _address(table.addrtype))
+                table.init(start, elem_instance.elements, 0, len(elem_instance.elements))
+            if elem.mode != "passive":
+                elem_instance.drop()
+        for data, data_instance in zip(module.datas, instance.datas, strict=True):
+            if data.mode is not None:
+                memidx, offset = data.mode
+                memory = instance.mems[memidx]
+                start = self.value(offset, _address(memory.addrtype))
+                memory.init(start, data_instance.data, 0, len(data_instance.data))
+                data_instance.drop()
+
+
+def _address(addrtype: AddressType) -> NumType:
+    return NumType.I64 if addrtype is AddressType.I64 else NumType.I32
+
+
+def instantiate(
+    validated: ValidatedModule, imports: Sequence[Import], name: str | None = None, heap: Heap | None = None
+) -> ModuleInst:
+    """Return an initialised instance of *validated*; *imports* are entities in order of the module's imports.
+
+    Types are not checked: linking has matched every import. The start function has not run.
+
+    Raises:
+        Trap: "out of bounds table access" or "out of bounds memory access" from an active segment.
+        LimitError: If a memory or table is larger than allowed.
+
+    Spec: `$instantiate`, `$allocmodule`.
+    """
+    work = _Instantiation(validated, name, Heap() if heap is None else heap)
+    work.allocate(imports)
+    work.segments()
+    work.initialise()
+    return work.instance

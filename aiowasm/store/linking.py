@@ -1,7 +1,7 @@
 """Resolving imports: from names to entities whose types match (the standard's chapters 3.3 and 4.7).
 
-All that is missing or does not match is reported, in order. Where entities come from (namespaces, mappings, host modules) is
-the caller's business: it gives a function from module and name to an entity.
+All that is missing or does not match is reported, in order. Where entities come from (namespaces, mappings, host
+modules) is the caller's business: it gives a function from module and name to an entity.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def resolve(validated: ValidatedModule, lookup: Lookup) -> list[Import]:
         else:
             found.append(entity)
     if problems:
-        reason, module, name = problems[0]
+        _, module, name = problems[0]
         raise LinkError(
             "; ".join(f"{words}: {where}.{what}" for words, where, what in problems), module=module, name=name
         ) from None

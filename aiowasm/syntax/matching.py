@@ -1,8 +1,8 @@
 """Type identity and matching (the standard's chapter 3.3).
 
-A `DefType` is one type of a closed recursion group. Groups are interned process-wide by structure, weakly, so that types of
-all modules compare by identity and nothing is kept when the last user is gone. Supertypes are recorded as a display: a
-subtype test is one comparison.
+A `DefType` is one type of a closed recursion group. Groups are interned process-wide by structure, weakly, so that
+types of all modules compare by identity and nothing is kept when the last user is gone. Supertypes are recorded as a
+display: a subtype test is one comparison.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ _groups: WeakValueDictionary[RecType, _Group] = WeakValueDictionary()
 def close_rectype(rectype: RecType, first: int, deftypes: list[DefType]) -> tuple[DefType, ...]:
     """Return the defined types of *rectype*, whose first type has index *first*.
 
-    *deftypes* are the closed types of all lower indices. Every type index must be below `first + len(rectype.subtypes)`:
-    validation has checked it. Spec: `$rolldt`, `$clos_deftype`.
+    *deftypes* are the closed types of all lower indices. Every type index must be below
+    `first + len(rectype.subtypes)`: validation has checked it. Spec: `$rolldt`, `$clos_deftype`.
     """
 
     def roll(heaptype: HeapType) -> HeapType:

@@ -1,8 +1,8 @@
 """The structure of a module (the standard's chapter 2.5), as data.
 
 Code is kept as the bytes of the binary format, not as objects: a body of millions of instructions costs what its bytes
-cost, decoding and validating share one walk, and lazily validated functions are never touched. `Code` and `Expr` compare as
-instructions, so that two encodings of the same code are equal (non-minimal LEB128 numbers do not matter).
+cost, decoding and validating share one walk, and lazily validated functions are never touched. `Code` and `Expr` compare
+as instructions, so that two encodings of the same code are equal (non-minimal LEB128 numbers do not matter).
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ class Code:
 class Funcs(Sequence[Code]):
     """The functions a module defines: types and code, in arrays so that 100,000 of them cost no objects.
 
-    Indexing gives the `Code`; `typeidxs[i]` is the type of the i-th defined function. `starts` and `ends` are offsets in
-    `buffer`.
+    Indexing gives the `Code`; `typeidxs[i]` is the type of the i-th defined function. `starts` and `ends` are offsets
+    in `buffer`.
     """
 
     __slots__ = ("buffer", "ends", "starts", "typeidxs")

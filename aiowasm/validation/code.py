@@ -2,7 +2,8 @@
 
 Hot: benchmarks/validate.py measures it; the bound is one second per MB of code. Therefore one function that reads bytes
 itself, dispatches on a small number per opcode and keeps everything in local variables. Instructions that are rare go
-through `read_instruction` and the rules of `aiowasm.validation.rules`. Modules are not here: see `aiowasm.validation.module`.
+through `read_instruction` and the rules of `aiowasm.validation.rules`. Modules are not here: see
+`aiowasm.validation.module`.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ _tables: dict[tuple[Features, bool], list[int]] = {}
 
 
 def _kinds(features: Features, constant: bool) -> list[int]:
-    """How the walk treats every opcode with *features*; those that do not exist are `_RULE`: the decoder rejects them."""
+    """How the walk treats every opcode with *features*; what does not exist is `_RULE`: the decoder rejects it."""
     table = _tables.get((features, constant))
     if table is None:
         table = _KINDS.copy()

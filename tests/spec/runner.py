@@ -1,4 +1,4 @@
-"""Runs a script of the suite on the direct interpreter, without a store: linking, instantiation and a synchronous driver.
+"""Runs a script of the suite on the direct interpreter, without a store: linking, instantiation, a synchronous driver.
 
 `run_script` raises `Failure` at nothing: it returns the list of failed commands, each with its line and what happened.
 """
@@ -44,7 +44,7 @@ from aiowasm.text.parser import parse_module
 from aiowasm.validation.module import ValidatedModule, validate_module
 
 
-class Mismatch(Exception):
+class MismatchError(Exception):
     """A command did not do what the script says."""
 
 
@@ -128,10 +128,7 @@ class Runner:
 
     def validated(self, text: script.ModuleText) -> ValidatedModule:
         source = text.source
-        if text.kind == "binary":
-            module = decode(source, self.features)  # type: ignore[arg-type]
-        else:
-            module = parse_module(source)
+        module = decode(source, self.features) if text.kind == "binary" else parse_module(source)  # type: ignore[arg-type]
         return validate_module(module, self.features)
 
     def instantiate(self, validated: ValidatedModule) -> ModuleInst:
@@ -172,7 +169,7 @@ class Runner:
     def do_AssertReturn(self, command: script.AssertReturn) -> None:  # noqa: N802
         results = self.act(command.action)
         if len(results) != len(command.results) or not all(map(fits, results, command.results)):
-            raise Mismatch(f"got {results!r}, not {command.results!r}")
+            raise MismatchError(f"got {results!r}, not {command.results!r}")
 
     def expect(self, error: type[Exception], message: str, action: Callable[[], Any]) -> None:
         try:
@@ -180,9 +177,9 @@ class Runner:
         except error as raised:
             reason = getattr(raised, "reason", None) or str(raised)
             if not reason.startswith(message):
-                raise Mismatch(f"{message!r}, not {reason!r}") from raised
+                raise MismatchError(f"{message!r}, not {reason!r}") from raised
             return
-        raise Mismatch(f"no {error.__name__}: {message}")
+        raise MismatchError(f"no {error.__name__}: {message}")
 
     def do_AssertTrap(self, command: script.AssertTrap) -> None:  # noqa: N802
         subject = command.action

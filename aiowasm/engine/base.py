@@ -8,15 +8,22 @@ drives it.
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from aiowasm.engine.func import FuncInst
-    from aiowasm.engine.heap import ExnInst
-    from aiowasm.engine.instance import ModuleInst
-    from aiowasm.errors import Trap
+    from collections.abc import Collection
 
-__all__ = ("NO_LIMIT", "Execution", "Outcome")
+    from aiowasm.engine.func import FuncInst
+    from aiowasm.engine.global_ import GlobalInst
+    from aiowasm.engine.heap import ExnInst, Reference
+    from aiowasm.engine.instance import ModuleInst
+    from aiowasm.engine.memory import MemInst
+    from aiowasm.engine.table import TableInst
+    from aiowasm.errors import FrameInfo, Trap
+    from aiowasm.syntax.types import GlobalType, MemType, TableType
+    from aiowasm.validation.module import ValidatedModule
+
+__all__ = ("NO_LIMIT", "Engine", "Execution", "HostReturned", "Outcome", "Thrown")
 
 NO_LIMIT = (1 << 63) - 1
 """The fuel limit of a call that has none: everything is metered, always."""
@@ -30,32 +37,108 @@ class Outcome(Enum):
     TRAPPED = "trapped"
     """The guest trapped; `trap` is the error. The execution is over."""
     PAUSED = "paused"
-    """The slice is used up at a check point. Resume to go on."""
+    """The slice is used up at a check point, or a step of something long is done. Resume to go on."""
     HOST_CALL = "host call"
-    """The guest called `host` with `arguments`; answer with `deliver` or `throw`, then resume."""
+    """The guest called `host`, which cannot be called here; answer with `deliver` or `throw`, then resume."""
+    GROW = "grow"
+    """`arguments` is (memory or table, delta, initial element): an entity whose `asks` is set; deliver the previous
+    size, or -1, after growing it."""
+    WAIT = "wait"
+    """`arguments` is (waiter, timeout in ns or -1): memory.atomic.wait; deliver 0 (woken) or 2 (timed out)."""
     THROWN = "thrown"
     """An exception that no frame caught is in `exception`. The execution is over."""
+    FAILED = "failed"
+    """`error` is what a host function raised, or a closed instance, an invalid function. The execution is over."""
+
+
+class Thrown(Exception):  # noqa: N818 - a signal of the standard's `throw`, not an error
+    """Raised by a `FuncInst.host` to throw `exception` into the guest that called it."""
+
+    def __init__(self, exception: ExnInst) -> None:
+        super().__init__(exception)
+        self.exception = exception
+
+
+class HostReturned(Exception):  # noqa: N818 - a signal
+    """Raised by a `FuncInst.host` to return `result` (in its return form) and pause the execution right there."""
+
+    def __init__(self, result: object) -> None:
+        super().__init__(result)
+        self.result = result
 
 
 class Execution(Protocol):
-    """One activation: a call from the host into a guest, with all guest frames below it."""
+    """One activation: a call from the host into a guest, with all guest frames below it.
 
-    results: tuple[object, ...]
+    Values are in engine form. Nothing about it is kept in an instance: any number can be alive, resumed in any order.
+    """
+
+    results: tuple[Any, ...]
     trap: Trap | None
     exception: ExnInst | None
+    error: BaseException | None
     host: FuncInst | None
-    arguments: tuple[object, ...]
+    arguments: tuple[Any, ...]
     caller: ModuleInst | None
-    consumed: int
-    """Fuel used so far; exact whenever the execution is not running."""
     limit: int
-    """Fuel that may be used; a check point above it traps."""
+    """Fuel that may be used; a check point above it traps. May be changed whenever the guest is not running."""
+
+    @property
+    def consumed(self) -> int:
+        """Fuel used so far; exact whenever guest code is not running, inside a host function too."""
 
     def resume(self, slice_fuel: int) -> Outcome:
-        """Run until something happens, for about *slice_fuel* units at most."""
+        """Run until something happens, for about *slice_fuel* units at most.
 
-    def deliver(self, results: tuple[object, ...]) -> None:
-        """Answer a host call with *results* in engine form."""
+        A `FuncInst.host` is called inside; what it raises is in `error` (FAILED), but for `Thrown` and `HostReturned`.
+        """
+
+    def deliver(self, results: tuple[Any, ...]) -> None:
+        """Answer HOST_CALL, GROW or WAIT with *results*."""
 
     def throw(self, exception: ExnInst) -> None:
-        """Answer a host call by throwing *exception* into the guest at that call."""
+        """Answer HOST_CALL by throwing *exception* into the guest at that call."""
+
+    def charge(self, units: int) -> None:
+        """Add *units* to `consumed` (the price of host functions); the next check point compares with the limit."""
+
+    def frames(self) -> tuple[FrameInfo, ...]:
+        """Return the guest frames, innermost first; also inside a host function, and of what ended with FAILED."""
+
+    def instances(self) -> Collection[ModuleInst]:
+        """Return the instances that have a live frame."""
+
+    def discard(self) -> None:
+        """Drop all frames and give back what they hold; no guest code runs.
+
+        Idempotent; allowed whenever the guest is not running.
+        """
+
+
+class Engine(Protocol):
+    """What runs the functions of module instances. One belongs to one store: one guest of it runs at a time."""
+
+    name: str
+
+    def missing(self, validated: ValidatedModule) -> str | None:
+        """Return the name of a feature of *validated* that this engine lacks, or None."""
+
+    def memory(self, memtype: MemType, max_nbytes: int) -> MemInst:
+        """Return a new memory that instances of this engine can use."""
+
+    def table(self, tabletype: TableType, init: Reference, max_elements: int) -> TableInst:
+        """Return a new table that instances of this engine can use."""
+
+    def global_(self, globaltype: GlobalType, value: Any) -> GlobalInst:
+        """Return a new global that instances of this engine can use."""
+
+    def bind(self, instance: ModuleInst) -> None:
+        """Make the functions of a newly allocated *instance* callable; no code is compiled yet."""
+
+    def call(
+        self, func: FuncInst, arguments: tuple[Any, ...], *, limit: int, call_depth: int, stack_slots: int
+    ) -> Execution:
+        """Return an execution of *func*, not started."""
+
+    def close(self, instance: ModuleInst, error: Exception) -> None:
+        """Make every later call of the functions of *instance* end with FAILED and *error*, also calls from guests."""

@@ -18,11 +18,15 @@ class FuncInst:
     """A function of closed type `deftype`.
 
     `instance` and `funcidx` say where it is defined (None for a host function). `cell` is empty until an engine puts
-    there what it runs: code is made when a function is first called, and callers close over the cell. `host` is the
-    callable of a host function.
+    there what it runs: code is made when a function is first called, and callers close over the cell.
+
+    `host` of a host function that never waits is `host(caller, *arguments)`, called inside `Execution.resume`:
+    `caller` is the calling `ModuleInst` (None if the host calls it), the return is None, one value, or a tuple of
+    several, all in engine form. A host function without `host` is an outcome of `resume`. `name` and `owner` are the
+    store's.
     """
 
-    __slots__ = ("__weakref__", "cell", "deftype", "funcidx", "host", "instance")
+    __slots__ = ("__weakref__", "cell", "deftype", "funcidx", "host", "instance", "name", "owner")
 
     def __init__(
         self,
@@ -30,9 +34,13 @@ class FuncInst:
         instance: ModuleInst | None = None,
         funcidx: int | None = None,
         host: Callable[..., Any] | None = None,
+        name: str = "",
+        owner: object = None,
     ) -> None:
         self.deftype = deftype
         self.instance = instance
         self.funcidx = funcidx
         self.host = host
+        self.name = name
+        self.owner = owner
         self.cell = CellType()

@@ -14,13 +14,14 @@ class GlobalInst:
     """A global of closed type `globaltype`.
 
     `cell` holds the value in engine form: i32 and i64 as unsigned ints, floats, v128 as 16 bytes, references with None
-    for null. Code closes over the cell, so that a global costs what a closure variable costs.
+    for null. Code closes over the cell, so that a global costs what a closure variable costs. `owner` is the store's.
     """
 
-    __slots__ = ("cell", "globaltype")
+    __slots__ = ("__weakref__", "cell", "globaltype", "owner")
 
     def __init__(self, globaltype: GlobalType, value: Value) -> None:
         self.globaltype = globaltype
+        self.owner: object = None
         self.cell = CellType(value)
 
     @property

@@ -5,11 +5,12 @@ Instances hold entities directly; there are no store addresses. Knows nothing of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aiowasm.engine.func import FuncInst
     from aiowasm.engine.global_ import GlobalInst
+    from aiowasm.engine.heap import Heap
     from aiowasm.engine.memory import MemInst
     from aiowasm.engine.segments import DataInst, ElemInst
     from aiowasm.engine.table import TableInst
@@ -21,25 +22,37 @@ __all__ = ("ModuleInst",)
 
 
 class ModuleInst:
-    """One instance: imports first in every index space, as in the standard."""
+    """One instance: imports first in every index space, as in the standard.
+
+    `heap` accounts for what its code allocates. `error` is None, or what calls of a closed instance end with. `owner`
+    is the store's; `state` the engine's.
+    """
 
     __slots__ = (
         "__weakref__",
         "datas",
         "deftypes",
         "elems",
+        "error",
         "funcs",
         "globals",
+        "heap",
         "mems",
         "name",
+        "owner",
+        "state",
         "tables",
         "tags",
         "validated",
     )
 
-    def __init__(self, validated: ValidatedModule, name: str | None = None) -> None:
+    def __init__(self, validated: ValidatedModule, name: str | None, heap: Heap) -> None:
         self.validated = validated
         self.name = name
+        self.heap = heap
+        self.error: Exception | None = None
+        self.owner: object = None
+        self.state: Any = None
         self.deftypes: list[DefType] = validated.deftypes
         self.funcs: list[FuncInst] = []
         self.tables: list[TableInst] = []

@@ -9,39 +9,52 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from aiowasm.engine.base import Engine
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.global_ import GlobalInst
 from aiowasm.engine.heap import Heap
 from aiowasm.engine.instance import ModuleInst
 from aiowasm.engine.interpreter.machine import evaluate
-from aiowasm.engine.memory import MemInst
+from aiowasm.engine.memory import DEFAULT_MAX_NBYTES, MemInst
 from aiowasm.engine.segments import DataInst, ElemInst
 from aiowasm.engine.table import TableInst
 from aiowasm.engine.tag import TagInst
+from aiowasm.limits import MAX_TABLE_ELEMENTS
 from aiowasm.syntax.module import Elem, Expr
 from aiowasm.syntax.types import AddressType, NumType, ValType
 from aiowasm.validation.code import validate_expr
 from aiowasm.validation.module import ValidatedModule
 
-__all__ = ("Import", "instantiate")
+__all__ = ("Bounds", "Import", "instantiate")
 
 Import = FuncInst | TableInst | MemInst | GlobalInst | TagInst
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the owner of an instance lets each of its memories and tables grow to, and the account of its heap."""
+
+    heap: Heap
+    memory_nbytes: int = DEFAULT_MAX_NBYTES
+    table_elements: int = MAX_TABLE_ELEMENTS
 
 
 class _Instantiation:
     """One instantiation in progress: the instance and what evaluating its constants needs."""
 
-    def __init__(self, validated: ValidatedModule, name: str | None, heap: Heap) -> None:
+    def __init__(self, validated: ValidatedModule, engine: Engine, name: str | None, bounds: Bounds) -> None:
         self.validated = validated
         self.module = validated.module
-        self.heap = heap
-        self.instance = ModuleInst(validated, name)
+        self.engine = engine
+        self.bounds = bounds
+        self.instance = ModuleInst(validated, name, bounds.heap)
 
     def value(self, expr: Expr, expected: ValType) -> Any:
         record = validate_expr(self.validated, expr, expected, len(self.instance.globals))
-        return evaluate(record, self.instance, self.heap)
+        return evaluate(record, self.instance)
 
     def allocate(self, imports: Sequence[Import]) -> None:
         instance, module, validated = self.instance, self.module, self.validated
@@ -56,15 +69,17 @@ class _Instantiation:
             spaces[type(entity)].append(entity)
         for funcidx in range(len(instance.funcs), len(instance.funcs) + len(module.funcs)):
             instance.funcs.append(FuncInst(validated.functype(funcidx), instance, funcidx))
-        instance.mems.extend(MemInst(memtype) for memtype in module.mems)
+        instance.mems.extend(self.engine.memory(memtype, self.bounds.memory_nbytes) for memtype in module.mems)
         instance.tags.extend(TagInst(deftype) for deftype in validated.tags[len(instance.tags) :])
         for definition in module.globals:
             globaltype = validated.globals[len(instance.globals)]
-            instance.globals.append(GlobalInst(globaltype, self.value(definition.init, globaltype.valtype)))
+            value = self.value(definition.init, globaltype.valtype)
+            instance.globals.append(self.engine.global_(globaltype, value))
         for table in module.tables:
             tabletype = validated.tables[len(instance.tables)]
             init = None if table.init is None else self.value(table.init, tabletype.reftype)
-            instance.tables.append(TableInst(tabletype, init))
+            instance.tables.append(self.engine.table(tabletype, init, self.bounds.table_elements))
+        self.engine.bind(instance)
 
     def references(self, elem: Elem, elemidx: int) -> tuple[Any, ...]:
         if isinstance(elem.init, array):
@@ -102,7 +117,11 @@ def _address(addrtype: AddressType) -> NumType:
 
 
 def instantiate(
-    validated: ValidatedModule, imports: Sequence[Import], name: str | None = None, heap: Heap | None = None
+    validated: ValidatedModule,
+    imports: Sequence[Import],
+    engine: Engine,
+    name: str | None = None,
+    bounds: Bounds | None = None,
 ) -> ModuleInst:
     """Return an initialised instance of *validated*; *imports* are entities in order of the module's imports.
 
@@ -114,7 +133,7 @@ def instantiate(
 
     Spec: `$instantiate`, `$allocmodule`.
     """
-    work = _Instantiation(validated, name, Heap() if heap is None else heap)
+    work = _Instantiation(validated, engine, name, bounds or Bounds(Heap()))
     work.allocate(imports)
     work.segments()
     work.initialise()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 from types import CellType
-from typing import Final
+from typing import Any, Final
 
 from aiowasm.errors import LimitError, Trap, TrapCode
 from aiowasm.syntax.types import MemType
@@ -52,6 +52,9 @@ class MemInst:
     whoever keeps a view across a call or a growth must take it anew, since growth beyond the reservation moves bytes
     (shared memories never move: they fail to grow instead).
 
+    `asks` makes a growth by guests an outcome of the execution (GROW); `owner` is the store's; `waiters` are those of
+    memory.atomic.wait by address, oldest first.
+
     Args:
         memtype: The declared type; its minimum is the initial size.
         max_nbytes: What the owner lets the memory grow to, whatever its type declares.
@@ -60,9 +63,26 @@ class MemInst:
         LimitError: If the initial size exceeds *max_nbytes* or cannot be had from the system.
     """
 
-    __slots__ = ("_buffer", "_closed", "addrtype", "cell", "max_pages", "maximum", "page_size_log2", "shared", "view")
+    __slots__ = (
+        "__weakref__",
+        "_buffer",
+        "_closed",
+        "addrtype",
+        "asks",
+        "cell",
+        "max_pages",
+        "maximum",
+        "owner",
+        "page_size_log2",
+        "shared",
+        "view",
+        "waiters",
+    )
 
     def __init__(self, memtype: MemType, max_nbytes: int = DEFAULT_MAX_NBYTES) -> None:
+        self.asks = False
+        self.owner: object = None
+        self.waiters: dict[int, list[Any]] = {}
         self.addrtype = memtype.addrtype
         self.maximum = memtype.limits.maximum
         self.shared = memtype.shared

@@ -16,7 +16,8 @@ __all__ = ("TableInst",)
 class TableInst:
     """A table of closed reference type `reftype`.
 
-    `elements` is one list for the table's whole life: code may close over it.
+    `elements` is one list for the table's whole life: code may close over it. `asks` makes a growth by guests an
+    outcome of the execution (GROW); `owner` is the store's.
 
     Args:
         tabletype: The declared type, closed; its minimum is the initial size.
@@ -27,9 +28,11 @@ class TableInst:
         LimitError: If the initial size exceeds *max_elements* or cannot be allocated.
     """
 
-    __slots__ = ("addrtype", "elements", "max_elements", "maximum", "reftype")
+    __slots__ = ("__weakref__", "addrtype", "asks", "elements", "max_elements", "maximum", "owner", "reftype")
 
     def __init__(self, tabletype: TableType, init: Reference = None, max_elements: int = MAX_TABLE_ELEMENTS) -> None:
+        self.asks = False
+        self.owner: object = None
         self.reftype = tabletype.reftype
         self.addrtype = tabletype.addrtype
         self.maximum = tabletype.limits.maximum

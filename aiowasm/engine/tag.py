@@ -8,9 +8,10 @@ __all__ = ("TagInst",)
 
 
 class TagInst:
-    """A tag of closed type `deftype`; its identity is what handlers compare."""
+    """A tag of closed type `deftype`; its identity is what handlers compare. `owner` is the store's."""
 
-    __slots__ = ("deftype",)
+    __slots__ = ("__weakref__", "deftype", "owner")
 
     def __init__(self, deftype: DefType) -> None:
         self.deftype = deftype
+        self.owner: object = None

@@ -1,8 +1,8 @@
 """The structure of a module (the standard's chapter 2.5), as data.
 
 Code is kept as the bytes of the binary format, not as objects: a body of millions of instructions costs what its bytes
-cost, decoding and validating share one walk, and lazily validated functions are never touched. `Code` and `Expr` compare
-as instructions, so that two encodings of the same code are equal (non-minimal LEB128 numbers do not matter).
+cost, decoding and validating share one walk, and lazily validated functions are never touched. `Code` and `Expr`
+compare as instructions, so that two encodings of the same code are equal (non-minimal LEB128 numbers do not matter).
 """
 
 from __future__ import annotations

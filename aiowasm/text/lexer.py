@@ -1,8 +1,8 @@
 """Tokens of the text format (the standard's chapter 6.3): a `Lexer` holds them all and a cursor over them.
 
 Kinds of token: `(`, `)`, `keyword`, `number` (starts with a digit or a sign, or is a form of nan or inf), `string` (its
-value is bytes), `id` (its value starts with `$`), `eof`. Reserved tokens are errors. Annotations are no tokens: they are
-kept aside, under the index of the token that they precede. What tokens mean is not known here.
+value is bytes), `id` (its value starts with `$`), `eof`. Reserved tokens are errors. Annotations are no tokens: they
+are kept aside, under the index of the token that they precede. What tokens mean is not known here.
 """
 
 from __future__ import annotations

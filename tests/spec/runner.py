@@ -15,7 +15,8 @@ from aiowasm.engine.func import FuncInst
 from aiowasm.engine.global_ import GlobalInst
 from aiowasm.engine.heap import I31, ArrayInst, ExnInst, Heap, StructInst
 from aiowasm.engine.instance import ModuleInst
-from aiowasm.engine.instantiate import Import, instantiate
+from aiowasm.engine.instantiate import Bounds, Import, instantiate
+from aiowasm.engine.interpreter.engine import Interpreter
 from aiowasm.engine.interpreter.machine import Machine
 from aiowasm.engine.memory import MemInst
 from aiowasm.engine.table import TableInst
@@ -42,6 +43,8 @@ from aiowasm.syntax.types import (
 from aiowasm.text import script
 from aiowasm.text.parser import parse_module
 from aiowasm.validation.module import ValidatedModule, validate_module
+
+ENGINE = Interpreter()
 
 
 class MismatchError(Exception):
@@ -133,7 +136,7 @@ class Runner:
 
     def instantiate(self, validated: ValidatedModule) -> ModuleInst:
         imports = resolve(validated, lambda module, name: self.registered.get(module, {}).get(name))
-        instance = instantiate(validated, imports, heap=self.heap)
+        instance = instantiate(validated, imports, ENGINE, bounds=Bounds(self.heap))
         if validated.module.start is not None:
             call(instance.funcs[validated.module.start], ())
         return instance

@@ -7,12 +7,13 @@ standard by eye. Fuel is charged by CHARGE and CHECK operators, so a pause at a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from aiowasm.engine.base import NO_LIMIT, Outcome
+from aiowasm.engine.base import NO_LIMIT, HostReturned, Outcome, Thrown
 from aiowasm.engine.func import FuncInst
-from aiowasm.engine.heap import ExnInst, Heap
+from aiowasm.engine.heap import ExnInst
 from aiowasm.engine.interpreter.prepare import Kind, Label, Prepared, prepare
 from aiowasm.errors import FrameInfo, OutOfFuel, Trap, TrapCode
 from aiowasm.syntax.matching import close_rectype
@@ -53,6 +54,14 @@ def _zero(valtype: NumType | RefType) -> Any:
     return bytes(16) if valtype is NumType.V128 else 0
 
 
+class _HostFailed(Exception):  # noqa: N818 - a signal
+    """Carries what a host function raised past the handlers of traps."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class Machine:
     """An execution on the direct interpreter (the `Execution` protocol of `engine.base`)."""
 
@@ -64,20 +73,20 @@ class Machine:
         limit: int = NO_LIMIT,
         call_depth: int = 10_000,
         stack_slots: int = 65_536,
-        heap: Heap | None = None,
     ) -> None:
         self.results: tuple[Any, ...] = ()
         self.trap: Trap | None = None
         self.exception: ExnInst | None = None
+        self.error: BaseException | None = None
         self.host: FuncInst | None = None
         self.arguments: tuple[Any, ...] = ()
         self.caller: ModuleInst | None = None
         self.consumed = 0
         self.limit = limit
-        self.frames: list[Frame] = []
+        self._frames: list[Frame] = []
+        self._described: tuple[FrameInfo, ...] = ()
         self._call_depth = call_depth
         self._slots_left = stack_slots
-        self.heap = heap or Heap()
         self._entry: tuple[FuncInst, list[Any]] | None = (func, list(arguments))
         self._thrown: ExnInst | None = None
 
@@ -86,8 +95,8 @@ class Machine:
     def deliver(self, results: tuple[Any, ...]) -> None:
         """Answer a host call with *results* in engine form."""
         self.host = None
-        if self.frames:
-            self.frames[-1].stack.extend(results)
+        if self._frames:
+            self._frames[-1].stack.extend(results)
         else:
             self.results = results
 
@@ -106,6 +115,18 @@ class Machine:
 
     # Running
 
+    def frames(self) -> tuple[FrameInfo, ...]:
+        """Return the guest frames, innermost first."""
+        return self._described or tuple(self._describe(frame) for frame in reversed(self._frames))
+
+    def instances(self) -> set[ModuleInst]:
+        """Return the instances that have a live frame."""
+        return {frame.instance for frame in self._frames}
+
+    def discard(self) -> None:
+        """Drop all frames."""
+        self._frames.clear()
+
     def resume(self, slice_fuel: int) -> Outcome:
         """Run until the guest returns, traps, throws, calls the host, or has used *slice_fuel* at a check point."""
         if self.host is not None:
@@ -115,22 +136,27 @@ class Machine:
                 func, arguments = self._entry
                 self._entry = None
                 if self._enter(func, arguments):
-                    return Outcome.HOST_CALL
+                    return self._left()
             if self._thrown is not None:
                 exception, self._thrown = self._thrown, None
                 if not self._catch(exception):
                     return Outcome.THROWN
-            if not self.frames:
+            if not self._frames:
                 return Outcome.RETURNED
             return self._run(self.consumed + slice_fuel)
         except Trap as trap:
             return self._trapped(trap)
+        except _HostFailed as failed:
+            self.error = failed.error
+            self._described = self.frames()
+            self._frames.clear()
+            return Outcome.FAILED
 
     def _trapped(self, trap: Trap) -> Outcome:
-        frames = tuple(self._describe(frame) for frame in reversed(self.frames))
+        frames = tuple(self._describe(frame) for frame in reversed(self._frames))
         trap.frames = frames
         self.trap = trap
-        self.frames.clear()
+        self._frames.clear()
         return Outcome.TRAPPED
 
     def _describe(self, frame: Frame) -> FrameInfo:
@@ -144,32 +170,60 @@ class Machine:
         """Push a frame for *func*, or leave for the host: True."""
         instance = func.instance
         if instance is None or func.funcidx is None:
+            caller = self._frames[-1].instance if self._frames else None
+            if func.host is not None:
+                return self._call_host(func, func.host, caller, arguments)
             self.host = func
             self.arguments = tuple(arguments)
-            self.caller = self.frames[-1].instance if self.frames else None
+            self.caller = caller
             return True
+        if instance.error is not None:
+            raise _HostFailed(instance.error)
         try:
             prepared: Prepared = func.cell.cell_contents
         except ValueError:  # an empty cell: the first call
             prepared = func.cell.cell_contents = _prepare(func.funcidx, instance)
-        if len(self.frames) >= self._call_depth:
+        if len(self._frames) >= self._call_depth:
             raise Trap(TrapCode.CALL_STACK_EXHAUSTED)
         frame = Frame(func, instance, prepared, arguments)
         if frame.slots > self._slots_left:
             raise Trap(TrapCode.CALL_STACK_EXHAUSTED)
         self._slots_left -= frame.slots
-        self.frames.append(frame)
+        self._frames.append(frame)
         return False
 
+    def _left(self) -> Outcome:
+        """Why the loop was left by a call of the host."""
+        return Outcome.HOST_CALL if self.host is not None else Outcome.PAUSED
+
+    def _call_host(
+        self, func: FuncInst, host: Callable[..., Any], caller: ModuleInst | None, arguments: list[Any]
+    ) -> bool:
+        """Call a host function that does not wait; True: it wants the execution to pause."""
+        pause = False
+        try:
+            result = host(caller, *arguments)
+        except Thrown as thrown:
+            self._thrown = thrown.exception
+            return True
+        except HostReturned as returned:
+            result = returned.result
+            pause = True
+        except BaseException as error:
+            raise _HostFailed(error) from None
+        count = len(func.deftype.comptype.results)  # type: ignore[union-attr]
+        self.deliver(() if not count else (result,) if count == 1 else result)
+        return pause
+
     def _leave(self) -> Frame:
-        frame = self.frames.pop()
+        frame = self._frames.pop()
         self._slots_left += frame.slots
         return frame
 
     def _catch(self, exception: ExnInst) -> bool:
         """Unwind to the innermost handler of *exception*; False: there is none."""
-        while self.frames:
-            frame = self.frames[-1]
+        while self._frames:
+            frame = self._frames[-1]
             at = frame.prepared.where[frame.pc - 1]
             for start, end, kind, tagidx, label in frame.prepared.handlers:
                 if start < at < end and (kind > 1 or frame.instance.tags[tagidx or 0] is exception.tag):
@@ -186,7 +240,7 @@ class Machine:
     def _run(self, until: int) -> Outcome:
         """The loop. Names for the frame's state; the frame's own `pc` is written where something may look at it."""
         while True:
-            frame = self.frames[-1]
+            frame = self._frames[-1]
             code = frame.prepared.code
             local = frame.locals
             stack = frame.stack
@@ -254,15 +308,15 @@ class Machine:
                 elif kind == Kind.LEAVE:
                     frame.pc = pc
                     if self._call(operand[0](self, frame, operand[1]), stack):
-                        return Outcome.HOST_CALL
+                        return self._left()
                     break
                 elif kind == Kind.RETURN:
                     results = stack[len(stack) - operand :]
                     self._leave()
-                    if not self.frames:
+                    if not self._frames:
                         self.results = tuple(results)
                         return Outcome.RETURNED
-                    self.frames[-1].stack.extend(results)
+                    self._frames[-1].stack.extend(results)
                     break
                 elif kind == Kind.DROP:
                     pop()
@@ -284,7 +338,7 @@ class Machine:
                     arguments = _arguments(func, stack)
                     self._leave()
                     if self._enter(func, arguments):
-                        return Outcome.HOST_CALL
+                        return self._left()
                     break
                 else:
                     frame.pc = pc
@@ -320,7 +374,7 @@ def _branch(stack: list[Any], label: Label) -> int:
     return pc
 
 
-def evaluate(record: FunctionRecord, instance: ModuleInst, heap: Heap) -> Any:
+def evaluate(record: FunctionRecord, instance: ModuleInst) -> Any:
     """Return the value of a constant expression, given as the record of its validation.
 
     Raises:
@@ -328,7 +382,7 @@ def evaluate(record: FunctionRecord, instance: ModuleInst, heap: Heap) -> Any:
     """
     func = FuncInst(_CONSTANT, instance, 0)
     func.cell.cell_contents = prepare(record, instance)
-    machine = Machine(func, (), heap=heap)
+    machine = Machine(func, ())
     if machine.resume(NO_LIMIT) is not Outcome.RETURNED:
         raise machine.trap or RuntimeError("a constant expression did not end")
     return machine.results[0]

@@ -110,7 +110,7 @@ def _call_ref(_machine: Machine, frame: Frame, _immediate: Any) -> Any:
 @_rule("throw")
 def _throw(machine: Machine, frame: Frame, immediate: Any) -> ExnInst:
     tag = frame.instance.tags[immediate]
-    return ExnInst(machine.heap, tag, tuple(_pop(frame.stack, len(tag.deftype.comptype.params))))
+    return ExnInst(frame.instance.heap, tag, tuple(_pop(frame.stack, len(tag.deftype.comptype.params))))
 
 
 @_rule("throw_ref")
@@ -388,14 +388,14 @@ def _struct_new(machine: Machine, frame: Frame, immediate: Any) -> None:
     deftype, fields = _fields(frame, immediate)
     values = _pop(frame.stack, len(fields))
     packed = [_pack(field, value) for field, value in zip(fields, values, strict=True)]
-    frame.stack.append(StructInst(machine.heap, deftype, packed, struct_nbytes(deftype)))
+    frame.stack.append(StructInst(frame.instance.heap, deftype, packed, struct_nbytes(deftype)))
 
 
 @_rule("struct.new_default")
 def _struct_new_default(machine: Machine, frame: Frame, immediate: Any) -> None:
     deftype, fields = _fields(frame, immediate)
     values = [_default(field.storage) for field in fields]
-    frame.stack.append(StructInst(machine.heap, deftype, values, struct_nbytes(deftype)))
+    frame.stack.append(StructInst(frame.instance.heap, deftype, values, struct_nbytes(deftype)))
 
 
 def _struct(reference: StructInst | None) -> StructInst:
@@ -438,7 +438,7 @@ def _array_new(machine: Machine, frame: Frame, immediate: Any) -> None:
     value, count = _pop(frame.stack, 2)
     deftype, field = _element(frame, immediate)
     _charge_elements(machine, count)
-    frame.stack.append(ArrayInst.filled(machine.heap, deftype, _pack(field, value), count))
+    frame.stack.append(ArrayInst.filled(frame.instance.heap, deftype, _pack(field, value), count))
 
 
 @_rule("array.new_default")
@@ -446,14 +446,14 @@ def _array_new_default(machine: Machine, frame: Frame, immediate: Any) -> None:
     deftype, field = _element(frame, immediate)
     count = frame.stack.pop()
     _charge_elements(machine, count)
-    frame.stack.append(ArrayInst.filled(machine.heap, deftype, _default(field.storage), count))
+    frame.stack.append(ArrayInst.filled(frame.instance.heap, deftype, _default(field.storage), count))
 
 
 @_rule("array.new_fixed")
 def _array_new_fixed(machine: Machine, frame: Frame, immediate: Any) -> None:
     deftype, field = _element(frame, immediate[0])
     values = [_pack(field, value) for value in _pop(frame.stack, immediate[1])]
-    frame.stack.append(ArrayInst(machine.heap, deftype, values))
+    frame.stack.append(ArrayInst(frame.instance.heap, deftype, values))
 
 
 @_rule("array.new_data")
@@ -461,7 +461,7 @@ def _array_new_data(machine: Machine, frame: Frame, immediate: Any) -> None:
     source, count = _pop(frame.stack, 2)
     deftype, _ = _element(frame, immediate[0])
     data = frame.instance.datas[immediate[1]].data
-    array = ArrayInst.from_data(machine.heap, deftype, data, source, count)
+    array = ArrayInst.from_data(frame.instance.heap, deftype, data, source, count)
     _charge_elements(machine, count)
     frame.stack.append(array)
 
@@ -471,7 +471,7 @@ def _array_new_elem(machine: Machine, frame: Frame, immediate: Any) -> None:
     source, count = _pop(frame.stack, 2)
     deftype, _ = _element(frame, immediate[0])
     references = frame.instance.elems[immediate[1]].elements
-    array = ArrayInst.from_elem(machine.heap, deftype, references, source, count)
+    array = ArrayInst.from_elem(frame.instance.heap, deftype, references, source, count)
     _charge_elements(machine, count)
     frame.stack.append(array)
 

@@ -338,7 +338,7 @@ class _Decoder:
             page_size_log2 = self.u32()
             # Here already, because two to the power of it is a number that nobody should compute.
             if page_size_log2 > 64:
-                raise InvalidError("invalid custom page size", offset=at)
+                raise self.error("invalid custom page size", at)
         return MemType(bounds, addrtype, bool(flags & 2), page_size_log2)
 
     def globaltype(self) -> GlobalType:

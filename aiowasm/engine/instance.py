@@ -6,6 +6,9 @@ Instances hold entities directly; there are no store addresses. Knows nothing of
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from aiowasm.binary.names import decode_names
 
 if TYPE_CHECKING:
     from aiowasm.engine.func import FuncInst
@@ -18,7 +21,9 @@ if TYPE_CHECKING:
     from aiowasm.syntax.matching import DefType
     from aiowasm.validation.module import ValidatedModule
 
-__all__ = ("ModuleInst",)
+__all__ = ("ModuleInst", "function_name")
+
+_MAX_NAME_LENGTH = 200
 
 
 class ModuleInst:
@@ -61,3 +66,24 @@ class ModuleInst:
         self.tags: list[TagInst] = []
         self.elems: list[ElemInst] = []
         self.datas: list[DataInst] = []
+
+
+_names: WeakKeyDictionary[ValidatedModule, dict[int, str]] = WeakKeyDictionary()
+
+
+def function_name(instance: ModuleInst, funcidx: int) -> str:
+    """What traces call a function: `$name` of the name section if it has one, else `$index`.
+
+    Names are the guest's: they are cut, and what cannot be printed is escaped.
+    """
+    validated = instance.validated
+    names = _names.get(validated)
+    if names is None:
+        sections = [custom.data for custom in validated.module.customs if custom.name == "name"]
+        names = _names[validated] = decode_names(sections[0]).functions if sections else {}
+    name = names.get(funcidx)
+    if not name:
+        return f"${funcidx}"
+    if len(name) > _MAX_NAME_LENGTH:
+        name = name[:_MAX_NAME_LENGTH] + "..."
+    return "$" + (name if name.isprintable() else ascii(name)[1:-1])

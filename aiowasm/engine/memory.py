@@ -1,19 +1,20 @@
 """Memory instances (the standard's chapter 4.2.8): bytes, bounds, growth.
 
 A memory is one reservation of address space, committed by the operating system as pages are touched, so that growing
-moves nothing. Atomic waiting, fuel and who owns a memory are not here.
+moves nothing. Who waits for a notification is kept here, how they suspend is not; neither are fuel and ownership.
 """
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from types import CellType
-from typing import Any, Final
+from typing import Final
 
 from aiowasm.errors import LimitError, Trap, TrapCode
 from aiowasm.syntax.types import MemType
 
-__all__ = ("DEFAULT_MAX_NBYTES", "MemInst")
+__all__ = ("DEFAULT_MAX_NBYTES", "MemInst", "Waiter")
 
 DEFAULT_MAX_NBYTES: Final = 1 << 32
 """What a memory may grow to where its owner names no limit."""
@@ -43,6 +44,29 @@ def _reserve(minimum: int, capacity: int) -> _Buffer:
                 raise
             nbytes = max(minimum, nbytes >> 1)
     return bytearray()  # a map cannot be empty
+
+
+class Waiter:
+    """One memory.atomic.wait in progress at `address`; `woken` says whether a notify has ended it.
+
+    `on_wake`, if set, is called once when that happens: by the agent that notifies, so it must only schedule.
+    """
+
+    __slots__ = ("address", "memory", "on_wake", "woken")
+
+    def __init__(self, memory: MemInst, address: int) -> None:
+        self.memory = memory
+        self.address = address
+        self.woken = False
+        self.on_wake: Callable[[], None] | None = None
+
+    def cancel(self) -> None:
+        """Wait no longer (a timeout, or the activation is dropped). Idempotent."""
+        queue = self.memory.waiters.get(self.address)
+        if queue is not None and self in queue:
+            queue.remove(self)
+            if not queue:
+                del self.memory.waiters[self.address]
 
 
 class MemInst:
@@ -82,7 +106,7 @@ class MemInst:
     def __init__(self, memtype: MemType, max_nbytes: int = DEFAULT_MAX_NBYTES) -> None:
         self.asks = False
         self.owner: object = None
-        self.waiters: dict[int, list[Any]] = {}
+        self.waiters: dict[int, list[Waiter]] = {}
         self.addrtype = memtype.addrtype
         self.maximum = memtype.limits.maximum
         self.shared = memtype.shared
@@ -177,6 +201,27 @@ class MemInst:
         if address < 0 or offset < 0 or nbytes < 0 or address + nbytes > len(self.view) or offset + nbytes > len(data):
             raise Trap(TrapCode.MEMORY_OUT_OF_BOUNDS)
         self.view[address : address + nbytes] = memoryview(data)[offset : offset + nbytes]
+
+    def wait(self, address: int) -> Waiter:
+        """Register one more waiter at *address*: the caller suspends until it is woken, or cancels it."""
+        waiter = Waiter(self, address)
+        self.waiters.setdefault(address, []).append(waiter)
+        return waiter
+
+    def notify(self, address: int, count: int) -> int:
+        """Wake up to *count* waiters at *address*, the oldest first; return how many. Spec: `memory.atomic.notify`."""
+        queue = self.waiters.get(address)
+        if queue is None or count <= 0:
+            return 0
+        woken = queue[:count]
+        del queue[:count]
+        if not queue:
+            del self.waiters[address]
+        for waiter in woken:
+            waiter.woken = True
+            if waiter.on_wake is not None:
+                waiter.on_wake()
+        return len(woken)
 
     def close(self) -> None:
         """Give the bytes back: at once if no view of them is kept elsewhere, else with the last one.

@@ -13,10 +13,24 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Any
 
+from aiowasm.engine.numerics import integers
 from aiowasm.syntax.floats import bits_from_f32, f32_from_bits
 from aiowasm.syntax.instructions import INSTRUCTIONS, Operation
 
-__all__ = ("LOADS", "LOAD_LANES", "STORES", "STORE_LANES", "WIDTHS", "Load", "Store", "loader", "storer", "width")
+__all__ = (
+    "CMPXCHGS",
+    "LOADS",
+    "LOAD_LANES",
+    "RMWS",
+    "STORES",
+    "STORE_LANES",
+    "WIDTHS",
+    "Load",
+    "Store",
+    "loader",
+    "storer",
+    "width",
+)
 
 Load = Callable[[Any, int], Any]
 """(buffer, offset) -> value."""
@@ -126,6 +140,39 @@ def _store_lane(storage: str) -> Callable[[Any, int, int, bytes], None]:
     return store_lane
 
 
+def _rmw(shape: str, storage: str, operator: str) -> Callable[[Any, int, Any], Any]:
+    load, store = loader(shape, storage), storer(shape, storage)
+    if operator == "xchg":
+
+        def exchange(buffer: Any, offset: int, value: int) -> int:
+            loaded: int = load(buffer, offset)
+            store(buffer, offset, value)
+            return loaded
+
+        return exchange
+    combine = integers(int(shape[1:]))[operator]
+
+    def modify(buffer: Any, offset: int, value: int) -> int:
+        loaded: int = load(buffer, offset)
+        store(buffer, offset, combine(loaded, value))
+        return loaded
+
+    return modify
+
+
+def _cmpxchg(shape: str, storage: str) -> Callable[[Any, int, int, int], int]:
+    load, store = loader(shape, storage), storer(shape, storage)
+    mask = (1 << int(storage[1:])) - 1
+
+    def compare_exchange(buffer: Any, offset: int, expected: int, replacement: int) -> int:
+        loaded: int = load(buffer, offset)
+        if loaded == expected & mask:
+            store(buffer, offset, replacement)
+        return loaded
+
+    return compare_exchange
+
+
 LOADS: dict[int, Load] = {}
 """Code -> (buffer, offset) -> value, for plain, atomic and vector loads without a lane."""
 STORES: dict[int, Store] = {}
@@ -134,6 +181,10 @@ LOAD_LANES: dict[int, Callable[[Any, int, int, bytes], bytes]] = {}
 """Code -> (buffer, offset, lane, vector) -> vector."""
 STORE_LANES: dict[int, Callable[[Any, int, int, bytes], None]] = {}
 """Code -> (buffer, offset, lane, vector)."""
+RMWS: dict[int, Callable[[Any, int, Any], Any]] = {}
+"""Code -> (buffer, offset, operand) -> what was there, for atomic read-modify-write."""
+CMPXCHGS: dict[int, Callable[[Any, int, int, int], int]] = {}
+"""Code -> (buffer, offset, expected, replacement) -> what was there."""
 WIDTHS: dict[int, int] = {}
 """Code -> bytes accessed, for all of the above."""
 
@@ -155,6 +206,12 @@ def _register(code: int, operation: Operation) -> None:
             LOAD_LANES[code] = _load_lane(storage)
         case "store_lane":
             STORE_LANES[code] = _store_lane(storage)
+        case "atomic_rmw":
+            RMWS[code] = _rmw(operation.shape, storage, operation.source)
+        case "atomic_cmpxchg":
+            CMPXCHGS[code] = _cmpxchg(operation.shape, storage)
+        case "atomic_wait" | "atomic_notify":
+            pass  # what they do to a memory is in `memory` and in the rules of engines
         case _:
             return
     WIDTHS[code] = width(storage)

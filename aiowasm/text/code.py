@@ -57,6 +57,9 @@ def parse_v128(context: Context) -> bytes:
     given = 0
     while given <= count and lexer.kinds[lexer.position + given] == "number":
         given += 1
+    if given < count and lexer.kinds[lexer.position + given] != ")":
+        lexer.position += given
+        raise lexer.unexpected()
     if given != count:
         raise lexer.error("wrong number of lane literals")
     for _ in range(count):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from array import array
 
+from aiowasm.features import DEFAULT, Feature, Features
 from aiowasm.syntax.code import encode_instruction, encode_locals
 from aiowasm.syntax.instructions import BY_NAME
 from aiowasm.syntax.module import Custom, Data, Elem, Export, Expr, Funcs, Global, Import, Module, Table
 from aiowasm.syntax.types import (
+    FUNCREF,
     AbsHeapType,
     AddressType,
     ExternType,
@@ -36,13 +38,19 @@ _FUNC = RefType(False, AbsHeapType.FUNC)
 _KNOWN_ANNOTATIONS = ("custom", "name", BRANCH_HINT)
 
 
-def parse_module(text: str | bytes) -> Module:
+def parse_module(text: str | bytes, features: Features = DEFAULT) -> Module:
     """The module that a text is: `(module ...)`, or its fields alone.
+
+    Of the features only those matter that change the grammar (limits of 64 bits, elements that are not functions);
+    validation looks at the others.
 
     Raises `MalformedError` for anything else, with line and column.
     """
     lexer = Lexer(text)
-    module = parse_module_fields(lexer) if lexer.at_form("module") else _ModuleParser(lexer).parse(0)
+    if lexer.at_form("module"):
+        module = parse_module_fields(lexer, features)
+    else:
+        module = _ModuleParser(lexer, features).parse(0)
     if lexer.kind != "eof":
         raise lexer.unexpected()
     # An annotation behind the module belongs to nothing.
@@ -50,13 +58,13 @@ def parse_module(text: str | bytes) -> Module:
     return module
 
 
-def parse_module_fields(lexer: Lexer) -> Module:
+def parse_module_fields(lexer: Lexer, features: Features = DEFAULT) -> Module:
     """Pass `(module ...)` in a text, where `lexer` is before its parenthesis."""
     at = lexer.position
     lexer.open("module")
     lexer.accept("definition")
     lexer.accept_id()
-    module = _ModuleParser(lexer).parse(at)
+    module = _ModuleParser(lexer, features).parse(at)
     lexer.close()
     return module
 
@@ -74,9 +82,10 @@ def _refuse_annotations(lexer: Lexer, start: int, end: int) -> None:
 class _ModuleParser:
     """Parses the fields of one module."""
 
-    def __init__(self, lexer: Lexer) -> None:
+    def __init__(self, lexer: Lexer, features: Features) -> None:
         self.lexer = lexer
-        self.context = Context(lexer)
+        self.features = features
+        self.context = Context(lexer, 64 if Feature.MEMORY64 in features else 32)
         self.buffer = bytearray()
         self.code = CodeParser(self.context, self.buffer)
         self.counts = dict.fromkeys(_EXTERNS, 0)
@@ -456,8 +465,8 @@ class _ModuleParser:
             indices = array("I")
             while context.at_index():
                 indices.append(context.index("func"))
-            if reftype == _FUNC:
-                return Elem(reftype, indices, mode)
+            if reftype == _FUNC or (reftype == FUNCREF and Feature.REFERENCE_TYPES not in self.features):
+                return Elem(_FUNC, indices, mode)
             return Elem(reftype, tuple(self._ref_func(index) for index in indices), mode)
         exprs: list[Expr] = []
         while lexer.kind == "(":

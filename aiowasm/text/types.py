@@ -50,8 +50,9 @@ _REFTYPES = {
 class Context:
     """The identifiers and types of one module, and the parsers of what only they are needed for."""
 
-    def __init__(self, lexer: Lexer) -> None:
+    def __init__(self, lexer: Lexer, limit_bits: int = 64) -> None:
         self.lexer = lexer
+        self.limit_bits = limit_bits
         self.ids: dict[str, dict[str, int]] = {space: {} for space in SPACES}
         self.counts = dict.fromkeys(SPACES, 0)
         self.fields: dict[int, dict[str, int]] = {}
@@ -279,8 +280,9 @@ class Context:
 
     def limits(self) -> Limits:
         """Pass limits; whether they fit the address type is for validation."""
-        minimum = self.unsigned(64)
-        return Limits(minimum, self.unsigned(64) if self.lexer.kind == "number" else None)
+        bits = self.limit_bits
+        minimum = self.unsigned(bits)
+        return Limits(minimum, self.unsigned(bits) if self.lexer.kind == "number" else None)
 
     def pagesize(self) -> int:
         """Pass `(pagesize n)`, or nothing: the binary logarithm of the size."""

@@ -196,7 +196,8 @@ def _check_results(stack: list[Any], height: int, unreachable: bool, results: Se
     """Check that the operands of a block that ends are exactly its results, and pop them."""
     _pop(stack, height, unreachable, results)
     if len(stack) != height:
-        raise InvalidError("type mismatch: values remaining on the stack at the end of a block")
+        required, has = (" ".join(map(str, types[-20:])) for types in (results, [*stack[height:], *results]))
+        raise InvalidError(f"type mismatch: block requires [{required}] but stack has [{has}]")
 
 
 def _blocktype(context: Context, word: ValType | int | None) -> tuple[tuple[ValType, ...], tuple[ValType, ...]]:
@@ -347,6 +348,31 @@ def _placed(error: InvalidError, offset: int, funcidx: int | None, instruction: 
     if error.offset is not None:
         return error
     return InvalidError(error.reason, offset=offset, funcidx=funcidx, instruction=instruction, feature=error.feature)
+
+
+def _missing_end(buf: bytes, end: int, depth: int, base: int) -> Generator[None, None, MalformedError]:
+    """Why a body of which *depth* blocks are open cannot end at *end*, in the standard's words.
+
+    In the grammar a body ends where its blocks do, and its size is compared afterwards: what follows decides.
+    """
+    pos = end
+    number = 0
+    while depth and pos < len(buf):
+        try:
+            row, _immediates, pos = read_instruction(buf, pos)
+        except MalformedError as error:
+            return error if base == 0 else MalformedError(error.reason, offset=end + base)
+        if row.name in ("block", "loop", "if", "try", "try_table"):
+            depth += 1
+        elif row.name in ("end", "delegate"):
+            depth -= 1
+        elif row.name in ("else", "catch", "catch_all"):
+            return MalformedError("END opcode expected", offset=end + base)
+        number += 1
+        if not number & 0xFF:
+            yield
+    reason = "unexpected end of section or function" if depth else "section size mismatch"
+    return MalformedError(f"{reason}: END opcode expected", offset=end + base)
 
 
 def _walk(
@@ -741,13 +767,17 @@ def _walk(
                         checks.add(segment)
                         check = total + 4096
             yield
+    except MalformedError as error:
+        raise error if error.offset is not None else MalformedError(error.reason, offset=pos + base) from None
     except InvalidError as error:
         instruction = BY_CODE[op]
         raise _placed(error, pos + base, funcidx, instruction.name if instruction else None) from None
     except IndexError:
         raise MalformedError("unexpected end", offset=pos + base) from None
-    if ctrl or p > end:
-        raise MalformedError("END opcode expected" if p <= end else "unexpected end", offset=end + base)
+    if p > end:
+        raise MalformedError("unexpected end", offset=end + base)
+    if ctrl:
+        raise (yield from _missing_end(buf, end, len(ctrl), base))
     if p != end:
         raise MalformedError("END opcode expected: code after the end", offset=p + base)
     cost[segment] = total - before

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from aiowasm.errors import InvalidError
+from aiowasm.errors import InvalidError, MalformedError
 from aiowasm.features import Feature, Features
 from aiowasm.syntax.matching import DefType
 from aiowasm.syntax.module import Module
@@ -158,7 +158,7 @@ class Context:
     def data(self, dataidx: int) -> None:
         """Check that there is a data segment of index *dataidx*."""
         if self.module.data_count is None:
-            raise InvalidError("data count section required")
+            raise MalformedError("data count section required")
         if dataidx >= self.module.data_count:
             unknown("data segment", dataidx)
 

@@ -183,7 +183,7 @@ def test_custom_page_sizes() -> None:
     module = decode(HEADER + section(5, 1, 8, 1, 0), ALL)
     assert module.mems[0].page_size_log2 == 0
     assert decode(encode(module), ALL) == module
-    with pytest.raises(InvalidError, match="invalid custom page size"):
+    with pytest.raises(MalformedError, match="invalid custom page size"):
         decode(HEADER + section(5, 1, 8, 1, 65), ALL)
 
 

@@ -131,7 +131,7 @@ class Runner:
 
     def validated(self, text: script.ModuleText) -> ValidatedModule:
         source = text.source
-        module = decode(source, self.features) if text.kind == "binary" else parse_module(source)  # type: ignore[arg-type]
+        module = decode(source, self.features) if text.kind == "binary" else parse_module(source, self.features)  # type: ignore[arg-type]
         return validate_module(module, self.features)
 
     def instantiate(self, validated: ValidatedModule) -> ModuleInst:

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 from aiowasm.engine.base import NO_LIMIT, HostReturned, Outcome, Thrown
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.heap import ExnInst
-from aiowasm.engine.interpreter.prepare import Kind, Label, Prepared, prepare
+from aiowasm.engine.instance import function_name
+from aiowasm.engine.interpreter.prepare import DELEGATE, Handler, Kind, Label, Prepared, prepare
 from aiowasm.errors import FrameInfo, OutOfFuel, Trap, TrapCode
 from aiowasm.syntax.matching import close_rectype
 from aiowasm.syntax.types import FuncType, NumType, RecType, RefType, SubType
 
 if TYPE_CHECKING:
     from aiowasm.engine.instance import ModuleInst
+    from aiowasm.engine.memory import Waiter
     from aiowasm.validation.record import FunctionRecord
 
 __all__ = ("Frame", "Machine", "evaluate")
@@ -31,7 +33,7 @@ _SLOTS_PER_FRAME = 4
 class Frame:
     """One guest frame: a function, where it goes on, its locals and operands."""
 
-    __slots__ = ("func", "instance", "locals", "pc", "prepared", "slots", "stack")
+    __slots__ = ("caught", "func", "instance", "locals", "pc", "prepared", "slots", "stack")
 
     def __init__(self, func: FuncInst, instance: ModuleInst, prepared: Prepared, arguments: list[Any]) -> None:
         self.func = func
@@ -43,6 +45,8 @@ class Frame:
         for valtype in islice(record.locals, len(arguments), None):
             self.locals.append(_zero(valtype))
         self.stack: list[Any] = []
+        self.caught: dict[int, ExnInst] = {}
+        """What the legacy try that starts at an operator has caught last."""
         self.slots = len(self.locals) + record.max_height + _SLOTS_PER_FRAME
 
 
@@ -89,16 +93,23 @@ class Machine:
         self._slots_left = stack_slots
         self._entry: tuple[FuncInst, list[Any]] | None = (func, list(arguments))
         self._thrown: ExnInst | None = None
+        self._waiter: Waiter | None = None
 
     # Answers to a host call
 
     def deliver(self, results: tuple[Any, ...]) -> None:
-        """Answer a host call with *results* in engine form."""
+        """Answer a host call with *results* in engine form, or a wait with its result."""
         self.host = None
+        self._wait_no_more()
         if self._frames:
             self._frames[-1].stack.extend(results)
         else:
             self.results = results
+
+    def _wait_no_more(self) -> None:
+        if self._waiter is not None:
+            self._waiter.cancel()
+            self._waiter = None
 
     def throw(self, exception: ExnInst) -> None:
         """Answer a host call by throwing *exception* into the guest at that call."""
@@ -125,12 +136,13 @@ class Machine:
 
     def discard(self) -> None:
         """Drop all frames."""
+        self._wait_no_more()
         self._frames.clear()
 
     def resume(self, slice_fuel: int) -> Outcome:
         """Run until the guest returns, traps, throws, calls the host, or has used *slice_fuel* at a check point."""
-        if self.host is not None:
-            raise RuntimeError("a host call is unanswered")
+        if self.host is not None or self._waiter is not None:
+            raise RuntimeError("a host call or a wait is unanswered")
         try:
             if self._entry is not None:
                 func, arguments = self._entry
@@ -164,7 +176,7 @@ class Machine:
         index = where[max(frame.pc - 1, 0)]
         offset = frame.prepared.record.offsets[index] if index >= 0 else None
         funcidx = frame.func.funcidx or 0
-        return FrameInfo(frame.instance.name, f"${funcidx}", funcidx, offset)
+        return FrameInfo(frame.instance.name, function_name(frame.instance, funcidx), funcidx, offset)
 
     def _enter(self, func: FuncInst, arguments: list[Any]) -> bool:
         """Push a frame for *func*, or leave for the host: True."""
@@ -224,15 +236,16 @@ class Machine:
         """Unwind to the innermost handler of *exception*; False: there is none."""
         while self._frames:
             frame = self._frames[-1]
-            at = frame.prepared.where[frame.pc - 1]
-            for start, end, kind, tagidx, label in frame.prepared.handlers:
-                if start < at < end and (kind > 1 or frame.instance.tags[tagidx or 0] is exception.tag):
-                    values = list(exception.values) if kind < 2 else []
-                    if kind & 1:
-                        values.append(exception)
-                    frame.stack[label.height :] = values
-                    frame.pc = label.pc
-                    return True
+            handler = _handler(frame, exception)
+            if handler is not None:
+                values = list(exception.values) if handler.kind < 2 else []
+                if handler.kind & 1:
+                    values.append(exception)
+                if handler.keeps:
+                    frame.caught[handler.start] = exception
+                frame.stack[handler.label.height :] = values
+                frame.pc = handler.label.pc
+                return True
             self._leave()
         self.exception = exception
         return False
@@ -339,7 +352,16 @@ class Machine:
                     self._leave()
                     if self._enter(func, arguments):
                         return self._left()
+                    if not self._frames:
+                        return Outcome.RETURNED
                     break
+                elif kind == Kind.WAIT:
+                    frame.pc = pc
+                    waiting = operand[0](self, frame, operand[1])
+                    if waiting is not None:
+                        self.arguments = waiting
+                        self._waiter = waiting[0]
+                        return Outcome.WAIT
                 else:
                     frame.pc = pc
                     if not self._catch(operand[0](self, frame, operand[1])):
@@ -353,6 +375,20 @@ class Machine:
 def _prepare(funcidx: int, instance: ModuleInst) -> Prepared:
     validated = instance.validated
     return prepare(validated.record(funcidx - validated.nimported_funcs), instance)
+
+
+def _handler(frame: Frame, exception: ExnInst) -> Handler | None:
+    """The innermost handler of *exception* around where *frame* is."""
+    at = frame.prepared.where[frame.pc - 1]
+    outermost = at
+    for handler in frame.prepared.handlers:
+        if handler.start > outermost or not handler.start < at < handler.end:
+            continue
+        if handler.kind == DELEGATE:
+            outermost = handler.label.pc
+        elif handler.kind > 1 or frame.instance.tags[handler.tagidx or 0] is exception.tag:
+            return handler
+    return None
 
 
 def _arguments(func: FuncInst, stack: list[Any]) -> list[Any]:

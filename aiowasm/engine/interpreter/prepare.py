@@ -7,11 +7,12 @@ operator, for traps and for the search of handlers. Nothing is executed here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiowasm.engine.interpreter.rules import RULES
 from aiowasm.engine.operators import EVALUATE
-from aiowasm.engine.storage import LOAD_LANES, LOADS, STORE_LANES, STORES, WIDTHS
+from aiowasm.engine.storage import CMPXCHGS, LOAD_LANES, LOADS, RMWS, STORE_LANES, STORES, WIDTHS
 from aiowasm.syntax.floats import f32_from_bits, f64_from_bits
 from aiowasm.syntax.instructions import BY_CODE, BY_NAME, Instruction
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from aiowasm.engine.instance import ModuleInst
     from aiowasm.validation.record import Block, FunctionRecord
 
-__all__ = ("Handler", "Kind", "Label", "Prepared", "prepare")
+__all__ = ("DELEGATE", "Handler", "Kind", "Label", "Prepared", "prepare")
 
 
 class Kind:
@@ -50,6 +51,8 @@ class Kind:
     BR_ON = 21
     """`operand` is (rule, immediate, label): branch if the rule says so."""
     THROW = 22
+    WAIT = 23
+    """`operand` is (rule, immediate): the rule gives a waiter and its timeout, or None and has given the result."""
 
 
 class Label(NamedTuple):
@@ -60,14 +63,22 @@ class Label(NamedTuple):
     arity: int
 
 
+DELEGATE = 4
+"""The kind of a handler that gives exceptions to those around `Handler.label.pc`, an operator of the record."""
+
+
 class Handler(NamedTuple):
-    """A clause of try_table around the operators `start` < i < `end` of the record."""
+    """A clause of a try block around the operators `start` < i < `end` of the record.
+
+    `keeps` says that code may rethrow what was caught (legacy exceptions).
+    """
 
     start: int
     end: int
     kind: int
     tagidx: int | None
     label: Label
+    keeps: bool = False
 
 
 class Prepared(NamedTuple):
@@ -82,7 +93,7 @@ class Prepared(NamedTuple):
 
 _CALLS = {BY_NAME[name].code for name in ("call", "call_indirect", "call_ref")}
 _TAILS = {BY_NAME[name].code for name in ("return_call", "return_call_indirect", "return_call_ref")}
-_THROWS = {BY_NAME[name].code for name in ("throw", "throw_ref")}
+_THROWS = {BY_NAME[name].code for name in ("throw", "throw_ref", "rethrow")}
 _BR_ON = {BY_NAME[name].code for name in ("br_on_null", "br_on_non_null", "br_on_cast", "br_on_cast_fail")}
 
 
@@ -97,6 +108,15 @@ class _Preparer:
         self.ends: dict[int, int] = {}
         self.elses: dict[int, int] = {}
         self.heads: dict[int, int] = {}
+        self.after: dict[int, int] = {}
+        """Operator that starts another arm of its block (else, catch) -> the end of the block."""
+        for block in record.blocks:
+            if block.else_ >= 0:
+                self.after[block.else_] = block.end
+        for block in record.tries:
+            self.after.update(
+                {target: block.end for _kind, _tagidx, target in block.catches if isinstance(target, int)}
+            )
 
     def run(self) -> Prepared:
         self.charge(-1)
@@ -134,7 +154,7 @@ class _Preparer:
             self.access(index, row, immediate)
         elif name in _PLAIN:
             self.emit(index, _PLAIN[name], immediate)
-        elif row.immediates[:1] == ("block",) or name in ("else", "end"):
+        elif row.immediates[:1] == ("block",) or name in ("else", "catch", "catch_all", "end", "delegate"):
             self.structure(index, name, immediate)
         elif name == "return":
             self.emit(index, Kind.RETURN, len(self.record.results))
@@ -173,6 +193,12 @@ class _Preparer:
             self.emit(index, Kind.LOAD, (LOADS[code], *access))
         elif code in STORES:
             self.emit(index, Kind.STORE, (STORES[code], *access))
+        elif code in RMWS or code in CMPXCHGS:
+            self.emit(index, Kind.RULE, (RULES["*rmw"], (RMWS.get(code) or CMPXCHGS[code], code in RMWS, *access)))
+        elif row.name == "memory.atomic.notify":
+            self.emit(index, Kind.RULE, (RULES[row.name], (self.instance.mems[memidx], *access)))
+        elif row.name.startswith("memory.atomic.wait"):
+            self.emit(index, Kind.WAIT, (RULES["*wait"], (self.instance.mems[memidx], *access)))
         else:
             load, store = LOAD_LANES.get(code), STORE_LANES.get(code)
             self.emit(index, Kind.RULE, (RULES["*lane"], (load, store, lane, *access)))
@@ -182,11 +208,11 @@ class _Preparer:
             self.heads[index] = len(self.code)
         elif name == "if":
             self.emit(index, Kind.IF, immediate)
-        elif name == "else":
-            # The then-arm falls into a jump to the end; the else-arm starts behind it.
+        elif name in ("else", "catch", "catch_all"):
+            # The arm before falls into a jump to the end; this one starts behind it.
             self.emit(index, Kind.BR, _Skip(index))
             self.elses[index] = len(self.code)
-        elif name == "end":
+        elif name in ("end", "delegate"):
             self.ends[index] = len(self.code)
 
     def label(self, block: Block) -> Label:
@@ -196,7 +222,7 @@ class _Preparer:
 
     def resolve(self, kind: int, operand: Any) -> tuple[int, Any]:
         if kind == Kind.BR and isinstance(operand, _Skip):
-            return kind, Label(self.ends[self.end_of_else(operand.at)], -1, 0)
+            return kind, Label(self.ends[self.after[operand.at]], -1, 0)
         if kind == Kind.IF:
             block: Block = operand
             return kind, self.elses[block.else_] if block.else_ >= 0 else self.ends[block.end]
@@ -210,24 +236,24 @@ class _Preparer:
             return kind, (rule, immediate, self.label(block))
         return kind, operand
 
-    def end_of_else(self, index: int) -> int:
-        for block in self.record.blocks:
-            if block.else_ == index:
-                return block.end
-        raise RuntimeError("an else without a block")
-
     def handlers(self) -> list[Handler]:
         # Try blocks are recorded in order of their start, so the innermost around an operator comes last.
-        return [
-            Handler(block.start, block.end, kind, tagidx, self.label(target))
-            for block in reversed(self.record.tries)
-            for kind, tagidx, target in block.catches
-            if not isinstance(target, int)
-        ]
+        return [handler for block in reversed(self.record.tries) for handler in self.clauses(block)]
+
+    def clauses(self, block: Block) -> Iterator[Handler]:
+        # The catches of a legacy try do not guard one another: what it guards ends with the first of them.
+        end = min([target for _kind, _tagidx, target in block.catches if isinstance(target, int)], default=block.end)
+        for kind, tagidx, target in block.catches:
+            if isinstance(target, int):
+                yield Handler(block.start, end, kind, tagidx, Label(self.elses[target], block.height, 0), True)
+            elif kind == DELEGATE:
+                yield Handler(block.start, end, kind, None, Label(target.start, 0, 0))
+            else:
+                yield Handler(block.start, end, kind, tagidx, self.label(target))
 
 
 class _Skip(NamedTuple):
-    """The jump over an else-arm, until the position of its end is known."""
+    """The jump over another arm of its block, until the position of the end is known."""
 
     at: int
 

@@ -17,6 +17,7 @@ from aiowasm.syntax.types import ArrayType, FieldType, NumType, PackedType, Stor
 
 if TYPE_CHECKING:
     from aiowasm.engine.interpreter.machine import Frame, Machine
+    from aiowasm.engine.memory import Waiter
 
 __all__ = ("RULES",)
 
@@ -25,6 +26,8 @@ RULES: dict[str, Callable[..., Any]] = {}
 _BYTES_PER_UNIT = 64
 _ELEMENT_NBYTES = 8
 _PAGE_COST = 1024
+_NOT_EQUAL = 1
+"""What memory.atomic.wait gives where the memory does not hold the expected value."""
 
 
 def _rule(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -68,6 +71,56 @@ def _lane(_machine: Machine, frame: Frame, immediate: Any) -> None:
         frame.stack.append(load(view, address + offset, lane, vector))
 
 
+# Atomics: one agent runs at a time, so any rule is atomic
+
+
+@_rule("atomic.fence")
+def _fence(_machine: Machine, _frame: Frame, _immediate: Any) -> None:
+    """Nothing is reordered."""
+
+
+def _aligned(address: int, view: memoryview, nbytes: int) -> None:
+    if address & nbytes - 1:
+        raise Trap(TrapCode.UNALIGNED_ATOMIC)
+    _within(address, nbytes, len(view), TrapCode.MEMORY_OUT_OF_BOUNDS)
+
+
+@_rule("*rmw")
+def _rmw(_machine: Machine, frame: Frame, immediate: Any) -> None:
+    """Atomic read-modify-write and compare-exchange."""
+    function, one, offset, cell, nbytes, _misaligned = immediate
+    operands = _pop(frame.stack, 1 if one else 2)
+    address = frame.stack.pop() + offset
+    view = cell.cell_contents
+    _aligned(address, view, nbytes)
+    frame.stack.append(function(view, address, *operands))
+
+
+@_rule("memory.atomic.notify")
+def _notify(_machine: Machine, frame: Frame, immediate: Any) -> None:
+    memory, offset, cell, nbytes, _misaligned = immediate
+    count = frame.stack.pop()
+    address = frame.stack.pop() + offset
+    _aligned(address, cell.cell_contents, nbytes)
+    frame.stack.append(memory.notify(address, count))
+
+
+@_rule("*wait")
+def _wait(_machine: Machine, frame: Frame, immediate: Any) -> tuple[Waiter, int] | None:
+    """memory.atomic.wait32 and wait64: what to wait for, or None if the result is there already."""
+    memory, offset, cell, nbytes, _misaligned = immediate
+    expected, timeout = _pop(frame.stack, 2)
+    address = frame.stack.pop() + offset
+    view = cell.cell_contents
+    _aligned(address, view, nbytes)
+    if not memory.shared:
+        raise Trap(TrapCode.EXPECTED_SHARED_MEMORY)
+    if int.from_bytes(view[address : address + nbytes], "little") != expected:
+        frame.stack.append(_NOT_EQUAL)
+        return None
+    return memory.wait(address), -1 if timeout >> 63 else timeout
+
+
 # Control
 
 
@@ -92,7 +145,7 @@ def _call_indirect(_machine: Machine, frame: Frame, immediate: Any) -> Any:
         raise Trap(TrapCode.UNDEFINED_ELEMENT)
     function = elements[index]
     if function is None:
-        raise Trap(TrapCode.UNINITIALIZED_ELEMENT)
+        raise Trap(TrapCode.UNINITIALIZED_ELEMENT, str(index))
     if not function.deftype.is_subtype_of(frame.instance.deftypes[typeidx]):
         raise Trap(TrapCode.INDIRECT_CALL_TYPE_MISMATCH)
     return function
@@ -119,6 +172,11 @@ def _throw_ref(_machine: Machine, frame: Frame, _immediate: Any) -> ExnInst:
     if exception is None:
         raise Trap(TrapCode.NULL_EXCEPTION_REFERENCE)
     return exception  # type: ignore[no-any-return]
+
+
+@_rule("rethrow")
+def _rethrow(_machine: Machine, frame: Frame, immediate: Any) -> ExnInst:
+    return frame.caught[immediate.start]
 
 
 @_rule("br_on_null")

@@ -1,0 +1,277 @@
+"""Random modules, valid by construction and deterministic from a seed, and the calls that exercise them.
+
+    program = generate(seed, Options(features=...))
+
+Every function takes one from a budget of calls and every loop has a counter, so each call of an export ends after some
+hundred thousand instructions at most. Exports take and return i32 and i64 only (floats and lanes as bits), so that any
+embedder can pass any NaN. Memories `mem0`..., and globals `g0`... are exported; what else is state is returned by the
+exports `state...`. The code itself is written by `tests.fuzz.statements`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from random import Random
+
+from aiowasm.binary.encoder import encode
+from aiowasm.features import WASM_3, Feature, Features
+from aiowasm.syntax.module import Data, Elem, Export
+from aiowasm.syntax.types import (
+    F32,
+    F64,
+    FUNCREF,
+    I32,
+    I64,
+    V128,
+    AbsHeapType,
+    AddressType,
+    FuncType,
+    GlobalType,
+    Limits,
+    MemType,
+    NumType,
+    RefType,
+    TableType,
+    ValType,
+)
+from tests.fuzz.emitter import Emitter, ModuleBuilder, Types, constant, value_types
+from tests.fuzz.statements import Statements
+from tests.fuzz.values import bits_of
+
+__all__ = ("Call", "Options", "Program", "generate")
+
+_BUDGET = 40
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to generate.
+
+    `traps` is how likely each instruction that can trap is left unguarded. `bulk` admits bulk instructions and growth,
+    for which aiowasm charges fuel by length and other engines do not.
+    """
+
+    features: Features = WASM_3 - {Feature.GC}
+    nfunctions: int = 6
+    ninstructions: int = 150
+    depth: int = 5
+    traps: float = 0.03
+    bulk: bool = True
+    ncalls: int = 3
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of an export: types of the arguments, their bits, types of the results."""
+
+    name: str
+    params: tuple[NumType, ...]
+    arguments: tuple[int, ...]
+    results: tuple[NumType, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A module in the binary format and calls to make one after the other in one instance of it."""
+
+    seed: int
+    binary: bytes
+    calls: tuple[Call, ...]
+
+
+def _flat(valtype: ValType) -> tuple[NumType, ...]:
+    """What stands for a value in an exported function's type."""
+    if valtype in (F32, I32) or isinstance(valtype, RefType):
+        return (I32,)
+    return (I64, I64) if valtype is V128 else (I64,)
+
+
+def _signature(rng: Random, features: Features) -> FuncType:
+    types = value_types(features)
+    nresults = rng.choice((0, 1, 1, 1, 2, 3)) if Feature.MULTI_VALUE in features else rng.randrange(2)
+    return FuncType(
+        tuple(rng.choice(types) for _ in range(rng.randrange(5))), tuple(rng.choice(types) for _ in range(nresults))
+    )
+
+
+def _declare(module: ModuleBuilder, rng: Random, options: Options) -> None:
+    """Everything but code."""
+    features = options.features
+    for _ in range(options.nfunctions):
+        repeated = module.functypes and rng.random() < 0.3
+        functype = rng.choice(module.functypes) if repeated else _signature(rng, features)
+        module.functypes.append(functype)
+        module.typeidx(functype)
+    for memidx in range(2 if Feature.MULTI_MEMORY in features else 1):
+        wide = Feature.MEMORY64 in features and rng.random() < 0.4
+        addrtype = AddressType.I64 if wide else AddressType.I32
+        module.mems.append(MemType(Limits(1, rng.choice((1, 2, 5))), addrtype))
+        module.exports.append(Export(f"mem{memidx}", "memory", memidx))
+        module.datas.append(
+            Data(rng.randbytes(300), (memidx, constant("i64.const" if wide else "i32.const", rng.randrange(3800))))
+        )
+    if Feature.BULK_MEMORY in features:
+        module.datas.append(Data(rng.randbytes(16), None))
+    nelements = options.nfunctions + 6
+    module.tables.append(TableType(Limits(nelements, nelements + 10), FUNCREF))
+    offset = constant("i32.const", 0)
+    nonnull = RefType(False, AbsHeapType.FUNC)
+    module.elems.append(Elem(nonnull, array("I", range(options.nfunctions)), (0, offset)))
+    if Feature.BULK_MEMORY in features:
+        module.elems.append(Elem(nonnull, array("I", [rng.randrange(options.nfunctions) for _ in range(4)]), "passive"))
+    if Feature.EXCEPTIONS in features:
+        module.tags = [
+            tuple(t for t in rng.choices(value_types(features), k=rng.randrange(3)) if isinstance(t, NumType))
+            for _ in range(2)
+        ]
+    module.add_global(GlobalType(I32, True), "i32.const", 0)  # the budget
+    for valtype in value_types(features):
+        for mutable in (True, False):
+            _global(module, rng, valtype, mutable)
+
+
+def _global(module: ModuleBuilder, rng: Random, valtype: ValType, mutable: bool) -> None:
+    globaltype = GlobalType(valtype, mutable)
+    if not isinstance(valtype, NumType):
+        module.add_global(globaltype, "ref.null", AbsHeapType.FUNC)
+        return
+    bits = bits_of(rng, valtype)
+    index = module.add_global(globaltype, f"{valtype}.const", bits.to_bytes(16, "little") if valtype is V128 else bits)
+    if valtype in (I32, I64):
+        module.exports.append(Export(f"g{index}", "global", index))
+
+
+def _prologue(code: Emitter) -> None:
+    """Take one from the budget, or leave at once with zeros."""
+    code.op("global.get", 0)
+    code.op("i32.eqz")
+    code.op("if", None)
+    for valtype in code.functype.results:
+        if isinstance(valtype, NumType):
+            code.const(valtype, 0)
+        else:
+            code.op("ref.null", AbsHeapType.FUNC)
+    code.op("return")
+    code.op("end")
+    code.op("global.get", 0)
+    code.op("i32.const", 1)
+    code.op("i32.sub")
+    code.op("global.set", 0)
+
+
+def _flatten(code: Emitter, valtypes: Types) -> None:
+    """Turn the values on the stack into what stands for them."""
+    locals_ = [code.local(valtype) for valtype in valtypes]
+    for local in reversed(locals_):
+        code.op("local.set", local)
+    for local, valtype in zip(locals_, valtypes, strict=True):
+        code.op("local.get", local)
+        if isinstance(valtype, RefType):
+            code.op("ref.is_null")
+        elif valtype in (F32, F64):
+            code.op("i32.reinterpret_f32" if valtype is F32 else "i64.reinterpret_f64")
+        elif valtype is V128:
+            code.op("i64x2.extract_lane", 0)
+            code.op("local.get", local)
+            code.op("i64x2.extract_lane", 1)
+
+
+def _unflatten(code: Emitter, valtypes: Types) -> None:
+    """Push the arguments that the locals stand for."""
+    local = 0
+    for valtype in valtypes:
+        if isinstance(valtype, RefType):
+            code.op("ref.null", AbsHeapType.FUNC)
+        else:
+            code.op("local.get", local)
+        if valtype in (F32, F64):
+            code.op("f32.reinterpret_i32" if valtype is F32 else "f64.reinterpret_i64")
+        elif valtype is V128:
+            code.op("i64x2.splat")
+            code.op("local.get", local + 1)
+            code.op("i64x2.replace_lane", 1)
+        local += len(_flat(valtype))
+
+
+def _export(module: ModuleBuilder, rng: Random, name: str, functype: FuncType, code: Emitter) -> FuncType:
+    module.functypes.append(functype)
+    module.exports.append(Export(name, "func", len(module.functypes) - 1))
+    code.op("end")
+    module.codes.append(code.code())
+    return functype
+
+
+def _wrapper(module: ModuleBuilder, rng: Random, funcidx: int) -> FuncType:
+    """The exported function that sets the budget and calls function *funcidx*."""
+    inner = module.functypes[funcidx]
+    # Without multi-value only the last result is seen.
+    seen = inner.results if Feature.MULTI_VALUE in module.features else tuple(t for t in inner.results if t is not V128)
+    functype = FuncType(
+        tuple(flat for t in inner.params for flat in _flat(t)), tuple(flat for t in seen for flat in _flat(t))
+    )
+    code = Emitter(module, rng, functype)
+    code.op("i32.const", _BUDGET)
+    code.op("global.set", 0)
+    _unflatten(code, inner.params)
+    code.op("call", funcidx)
+    if seen == inner.results:
+        _flatten(code, inner.results)
+    else:
+        code.op("drop")
+    return _export(module, rng, f"f{funcidx}", functype, code)
+
+
+def _state(module: ModuleBuilder, rng: Random) -> list[tuple[str, FuncType]]:
+    """Exports that return what embedders cannot read alike: globals of other types, tables."""
+    made = []
+    for index, globaltype in enumerate(module.globals):
+        if globaltype.valtype in (I32, I64) or (
+            globaltype.valtype is V128 and Feature.MULTI_VALUE not in module.features
+        ):
+            continue
+        functype = FuncType((), _flat(globaltype.valtype))
+        code = Emitter(module, rng, functype)
+        code.op("global.get", index)
+        _flatten(code, (globaltype.valtype,))
+        made.append((f"state{index}", _export(module, rng, f"state{index}", functype, code)))
+    if Feature.REFERENCE_TYPES in module.features:
+        functype = FuncType((), (I32,))
+        code = Emitter(module, rng, functype)
+        code.op("i32.const", 0)
+        for slot in range(module.tables[0].limits.minimum):
+            code.op("i32.const", 1)
+            code.op("i32.shl")
+            code.op("i32.const", slot)
+            code.op("table.get", 0)
+            code.op("ref.is_null")
+            code.op("i32.or")
+        made.append(("state_table", _export(module, rng, "state_table", functype, code)))
+    return made
+
+
+def generate(seed: int, options: Options | None = None) -> Program:
+    """Return the program of *seed*; the same for ever, as long as the generator does not change."""
+    chosen = options or Options()
+    rng = Random(seed)
+    module = ModuleBuilder(chosen.features)
+    _declare(module, rng, chosen)
+    for funcidx in range(chosen.nfunctions):
+        code = Statements(module, rng, module.functypes[funcidx], chosen.ninstructions, chosen.traps, chosen.bulk)
+        code.callable = list(range(chosen.nfunctions))
+        _prologue(code)
+        code.body(chosen.depth)
+        module.codes.append(code.code())
+    calls = []
+    for funcidx in range(chosen.nfunctions):
+        functype = _wrapper(module, rng, funcidx)
+        calls += [_call(rng, f"f{funcidx}", functype) for _ in range(chosen.ncalls)]
+    rng.shuffle(calls)
+    calls += [_call(rng, name, functype) for name, functype in _state(module, rng)]
+    return Program(seed, encode(module.module()), tuple(calls))
+
+
+def _call(rng: Random, name: str, functype: FuncType) -> Call:
+    params = tuple(t for t in functype.params if isinstance(t, NumType))
+    results = tuple(t for t in functype.results if isinstance(t, NumType))
+    return Call(name, params, tuple(bits_of(rng, t) for t in params), results)

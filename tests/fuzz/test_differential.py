@@ -1,0 +1,60 @@
+"""Programs of the generator are valid, deterministic, and mean the same to wasmtime and in slices of any size."""
+
+from __future__ import annotations
+
+import pytest
+
+from aiowasm.binary.decoder import decode
+from aiowasm.engine.interpreter.engine import Interpreter
+from aiowasm.features import Feature
+from aiowasm.syntax.code import decode_locals, instructions
+from aiowasm.syntax.instructions import INSTRUCTIONS
+from aiowasm.validation.module import validate_module
+from tests.fuzz.differential import PROFILES, Ours, Wasmtime, comparable_fuel, compare, program_of, without
+from tests.fuzz.generator import generate
+
+pytest.importorskip("wasmtime")
+
+
+@pytest.mark.parametrize("profile", range(len(PROFILES)))
+def test_programs_are_valid_and_deterministic(profile: int) -> None:
+    options = PROFILES[profile]
+    for seed in range(5):
+        program = generate(seed, options)
+        validate_module(decode(program.binary, options.features), options.features)
+        assert generate(seed, options) == program
+
+
+def test_the_generator_knows_every_operator() -> None:
+    written = set()
+    for seed in range(300):
+        program, _options = program_of(seed)
+        for code in decode(program.binary, PROFILES[2].features).funcs:
+            _runs, body = decode_locals(code)
+            written |= {row.name for row, _immediates in instructions(code.buffer, body, code.end)}
+    missing = {
+        row.name
+        for row in INSTRUCTIONS
+        if row.operation is not None and row.operation.family != "atomic_wait" and row.name not in written
+    }
+    assert not missing
+
+
+@pytest.mark.parametrize("first", range(0, 40, 10))
+def test_engines_agree(first: int) -> None:
+    adapters = [
+        Ours("interpreter", Interpreter),
+        Ours("interpreter, slices of one", Interpreter, slice_fuel=1),
+        Ours("interpreter, slices of a thousand", Interpreter, slice_fuel=1000),
+        Wasmtime(),
+    ]
+    for seed in range(first, first + 10):
+        program, options = program_of(seed, without(Feature.THREADS))
+        compare(program, adapters, fuel=comparable_fuel(options))
+
+
+def test_limits_of_fuel_stop_at_the_same_point() -> None:
+    for seed in range(6):
+        program, _options = program_of(seed, without(Feature.THREADS))
+        for limit in (0, 10, 100, 1000):
+            compare(program, [Ours("one slice", Interpreter, limit=limit), Ours("many", Interpreter, 7, limit)])

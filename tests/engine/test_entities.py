@@ -249,3 +249,23 @@ def test_globals_segments_and_functions() -> None:
     func = FuncInst(deftype, None, None, print)
     with pytest.raises(ValueError, match="empty"):
         _ = func.cell.cell_contents
+
+
+def test_notify_wakes_the_oldest_waiters_of_its_address():
+    memory = MemInst(MemType(Limits(1, 1), shared=True))
+    calls = []
+    waiters = [memory.wait(8) for _ in range(4)]
+    other = memory.wait(12)
+    for number, waiter in enumerate(waiters):
+        waiter.on_wake = lambda number=number: calls.append(number)
+    waiters[1].cancel()
+    waiters[1].cancel()
+    assert memory.notify(8, 0) == 0
+    assert memory.notify(8, 2) == 2
+    assert calls == [0, 2]
+    assert [waiter.woken for waiter in waiters] == [True, False, True, False]
+    assert memory.notify(8, 0xFFFF_FFFF) == 1
+    assert memory.notify(8, 1) == 0
+    assert not other.woken
+    other.cancel()
+    assert not memory.waiters

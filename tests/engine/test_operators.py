@@ -9,9 +9,19 @@ import struct
 import pytest
 
 from aiowasm.engine.operators import EVALUATE
-from aiowasm.engine.storage import LOAD_LANES, LOADS, STORE_LANES, STORES, WIDTHS, loader, storer
+from aiowasm.engine.storage import (
+    CMPXCHGS,
+    LOAD_LANES,
+    LOADS,
+    RMWS,
+    STORE_LANES,
+    STORES,
+    WIDTHS,
+    loader,
+    storer,
+)
 from aiowasm.errors import Trap
-from aiowasm.syntax.instructions import BY_NAME, INSTRUCTIONS
+from aiowasm.syntax.instructions import BY_CODE, BY_NAME, INSTRUCTIONS
 
 ACCESSES = ("load", "store", "const", "atomic")
 ROWS = [row for row in INSTRUCTIONS if row.operation and not row.operation.family.startswith(ACCESSES)]
@@ -71,12 +81,46 @@ def test_every_arithmetic_instruction_has_a_function():
 
 
 def test_every_access_has_a_function():
-    tables = {**LOADS, **STORES, **LOAD_LANES, **STORE_LANES}
-    families = ("load", "store", "atomic_load", "atomic_store")
-    rows = [r for r in INSTRUCTIONS if r.operation and r.operation.family.startswith(families)]
-    assert set(tables) == {row.code for row in rows} == set(WIDTHS)
+    tables = {**LOADS, **STORES, **LOAD_LANES, **STORE_LANES, **RMWS, **CMPXCHGS}
+    rows = [r for r in INSTRUCTIONS if r.operation and r.operation.family.startswith(("load", "store", "atomic"))]
+    waiting = {row.code for row in rows if row.operation.family in ("atomic_wait", "atomic_notify")}
+    assert set(tables) | waiting == {row.code for row in rows} == set(WIDTHS)
     for row in rows:
         assert WIDTHS[row.code] == 1 << int(row.immediates[0].removeprefix("memarg:"))
+
+
+@pytest.mark.parametrize("name", [BY_CODE[code].name for code in RMWS])
+def test_read_modify_write_touches_its_bytes_only(name):
+    row = BY_NAME[name]
+    nbytes, operator = WIDTHS[row.code], row.operation.source
+    old, operand = 0x8182_8384_8586_8788 & (1 << 8 * nbytes) - 1, 0xF7F6_F5F4_F3F2_F1F0
+    results = {
+        "iadd": old + operand,
+        "isub": old - operand,
+        "iand": old & operand,
+        "ior": old | operand,
+        "ixor": old ^ operand,
+        "xchg": operand,
+    }
+    buffer = bytearray(b"\xaa" * 4 + old.to_bytes(nbytes, "little") + b"\xaa" * 4)
+    given = operand & (0xFFFF_FFFF if name.startswith("i32") else (1 << 64) - 1)
+    assert RMWS[row.code](memoryview(buffer), 4, given) == old
+    expected = (results[operator] & (1 << 8 * nbytes) - 1).to_bytes(nbytes, "little")
+    assert buffer == b"\xaa" * 4 + expected + b"\xaa" * 4
+
+
+@pytest.mark.parametrize("name", [BY_CODE[code].name for code in CMPXCHGS])
+def test_compare_exchange_compares_as_many_bits_as_it_loads(name):
+    row = BY_NAME[name]
+    nbytes = WIDTHS[row.code]
+    old = 0x8182_8384_8586_8788 & (1 << 8 * nbytes) - 1
+    buffer = bytearray(old.to_bytes(nbytes, "little") + b"\xaa")
+    exchange = CMPXCHGS[row.code]
+    assert exchange(memoryview(buffer), 0, old ^ 1, 0) == old
+    assert buffer == old.to_bytes(nbytes, "little") + b"\xaa"
+    above = 1 << 31 if name.startswith("i32") else 1 << 63
+    assert exchange(memoryview(buffer), 0, old | above, 5) == old
+    assert buffer == (5).to_bytes(nbytes, "little") + b"\xaa"
 
 
 def function_text(row):

@@ -1,0 +1,1 @@
+"""Running `.wast` scripts, the format of the standard's test suite."""

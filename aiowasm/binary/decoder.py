@@ -83,7 +83,7 @@ def decode(data: bytes | memoryview, features: Features = DEFAULT) -> Module:
 def decode_steps(data: bytes | memoryview, features: Features = DEFAULT) -> Steps[Module]:
     """Decode as `decode` does, in steps: yields None about every millisecond of work, returns the module."""
     if len(data) > limits.MAX_MODULE_NBYTES:
-        raise InvalidError(f"module too large: MAX_MODULE_NBYTES is {limits.MAX_MODULE_NBYTES:,}")
+        raise InvalidError(f"module too large: MAX_MODULE_NBYTES is {limits.MAX_MODULE_NBYTES:,}", offset=0)
     return (yield from _Decoder(bytes(data), features).module())
 
 
@@ -111,6 +111,7 @@ class _Decoder:
         self.datas: list[Data] = []
         self.customs: list[Custom] = []
         self.shared_types: dict[bytes, RecType] = {}
+        self.places: dict[int, array[int]] = {}
 
     # Numbers, names and other parts of everything.
 
@@ -277,8 +278,10 @@ class _Decoder:
 
     def type_section(self) -> Steps[None]:
         number = total = 0
+        places = self.places[1]
         for _ in range(self.count("MAX_TYPES")):
             at = self.pos
+            places.append(at)
             if at < self.end and self.data[at] == 0x4E:
                 self.need(Feature.GC, "a recursion group", at)
                 self.pos += 1
@@ -486,47 +489,53 @@ class _Decoder:
                 yield
         self.pos = pos
 
-    def each(self, limit: str, one: Callable[[], T], into: list[T]) -> Steps[None]:
+    def each(self, limit: str, one: Callable[[], T], into: list[T], places: array[int]) -> Steps[None]:
         for number in range(self.count(limit)):
+            places.append(self.pos)
             into.append(one())
             if number & _OBJECTS_PER_STEP == _OBJECTS_PER_STEP:
                 yield
 
-    def each_in_steps(self, limit: str, one: Callable[[], Steps[T]], into: list[T]) -> Steps[None]:
+    def each_in_steps(self, limit: str, one: Callable[[], Steps[T]], into: list[T], places: array[int]) -> Steps[None]:
         for number in range(self.count(limit)):
+            places.append(self.pos)
             into.append((yield from one()))
             if number & _OBJECTS_PER_STEP == _OBJECTS_PER_STEP:
                 yield
 
     def section(self, section: int) -> Steps[None]:
         """Decode the content of a section that is not custom."""
+        places = self.places[section] = array("I")
         if section == 1:
             yield from self.type_section()
         elif section == 2:
-            yield from self.each("MAX_IMPORTS", self.one_import, self.imports)
+            yield from self.each("MAX_IMPORTS", self.one_import, self.imports, places)
         elif section == 3:
-            self.typeidxs = yield from self.numbers(self.count("MAX_FUNCTIONS"))
+            count = self.count("MAX_FUNCTIONS")
+            places.append(self.pos)
+            self.typeidxs = yield from self.numbers(count)
         elif section == 4:
-            yield from self.each_in_steps("MAX_TABLES", self.one_table, self.tables)
+            yield from self.each_in_steps("MAX_TABLES", self.one_table, self.tables, places)
         elif section == 5:
-            yield from self.each("MAX_MEMORIES", self.memtype, self.mems)
+            yield from self.each("MAX_MEMORIES", self.memtype, self.mems, places)
         elif section == 13:
-            yield from self.each("MAX_TAGS", self.tagtype, self.tags)
+            yield from self.each("MAX_TAGS", self.tagtype, self.tags, places)
         elif section == 6:
-            yield from self.each_in_steps("MAX_GLOBALS", self.one_global, self.globals)
+            yield from self.each_in_steps("MAX_GLOBALS", self.one_global, self.globals, places)
         elif section == 7:
-            yield from self.each("MAX_EXPORTS", self.one_export, self.exports)
+            yield from self.each("MAX_EXPORTS", self.one_export, self.exports, places)
         elif section == 8:
+            places.append(self.pos)
             self.start = self.u32()
         elif section == 9:
-            yield from self.each_in_steps("MAX_ELEM_SEGMENTS", self.one_elem, self.elems)
+            yield from self.each_in_steps("MAX_ELEM_SEGMENTS", self.one_elem, self.elems, places)
         elif section == 12:
             self.need(Feature.BULK_MEMORY, "a data count section", self.pos)
             self.data_count = self.u32()
         elif section == 10:
             yield from self.code_section()
         else:
-            yield from self.each_in_steps("MAX_DATA_SEGMENTS", self.one_data, self.datas)
+            yield from self.each_in_steps("MAX_DATA_SEGMENTS", self.one_data, self.datas, places)
 
     def module(self) -> Steps[Module]:
         data = self.data
@@ -556,6 +565,7 @@ class _Decoder:
             data_count=self.data_count,
             datas=tuple(self.datas),
             customs=tuple(self.customs),
+            places=self.places,
         )
 
     def check_code(self) -> Steps[None]:

@@ -71,7 +71,8 @@ class DefType:
     supertypes: tuple[DefType, ...]
 
     def __str__(self) -> str:
-        return str(self.comptype)
+        # Types within stand as their kinds: written out they may be endless, or double at every level.
+        return str(map_comptype(self.comptype, lambda t: kind_of(t) if isinstance(t, DefType) else t))
 
     def is_subtype_of(self, other: DefType) -> bool:
         """Whether *other* is this type or one of its declared supertypes."""

@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from aiowasm.syntax.leb128 import read_u
 from aiowasm.syntax.types import ExternType, GlobalType, MemType, RecType, RefType, TableType, TagType
 
 __all__ = (
@@ -202,7 +203,8 @@ class Module:
     """A module. Index spaces count imports first, as in the standard.
 
     `data_count` is the data count section's number, None where there is none. `customs` are all custom sections, the
-    name section included.
+    name section included. `places` are the offsets of the items of each section by its id, for errors; of the function
+    section it is only where the first one is. A module that was not binary has none.
     """
 
     types: tuple[RecType, ...] = ()
@@ -218,5 +220,18 @@ class Module:
     data_count: int | None = None
     datas: tuple[Data, ...] = ()
     customs: tuple[Custom, ...] = ()
+    places: dict[int, array[int]] = field(default_factory=dict, compare=False, repr=False)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def offset(self, section: int, index: int) -> int | None:
+        """Where item *index* of a section stands in the module's binary, None if unknown."""
+        places = self.places.get(section)
+        if not places:
+            return None
+        if section != 3:
+            return places[index] if index < len(places) else None
+        pos = places[0]
+        for _ in range(index):
+            pos = read_u(self.funcs.buffer, pos, 32)[1]
+        return pos

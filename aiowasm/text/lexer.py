@@ -164,7 +164,7 @@ class Lexer:
     def __init__(self, text: str | bytes) -> None:
         """Split a text; raises `MalformedError` for what is no token."""
         if len(text) > MAX_MODULE_NBYTES:
-            raise MalformedError("text too large")
+            raise MalformedError("text too large", line=1, column=1)
         self.source = _decode_text(text)
         self.kinds: list[str] = []
         self.values: list[str | bytes] = []
@@ -460,5 +460,8 @@ def _decode_text(text: str | bytes) -> str:
             text.encode()
             return text
         return bytes(text).decode()
-    except UnicodeError:
-        raise MalformedError("malformed UTF-8 encoding") from None
+    except UnicodeError as error:
+        start = error.start if isinstance(error, UnicodeDecodeError | UnicodeEncodeError) else 0
+        before = text[:start] if isinstance(text, str) else bytes(text[:start]).decode()
+        line, column = before.count("\n") + 1, start and len(before) - before.rfind("\n")
+        raise MalformedError("malformed UTF-8 encoding", line=line, column=column or 1) from None

@@ -59,6 +59,8 @@ class Context:
         self.refs: set[int] = set()
         self.nimported_funcs = 0
         self.nimported_globals = 0
+        self.place = (0, 0)
+        """Section and item that is being validated, for errors that have no offset of their own."""
         self._reftypes: dict[RefType, RefType] = {}
 
     def functype(self, funcidx: int) -> DefType:

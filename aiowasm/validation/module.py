@@ -93,35 +93,38 @@ def validate_module_steps(module: Module, features: Features = DEFAULT) -> Gener
 def validate_shell_steps(module: Module, features: Features = DEFAULT) -> Generator[None, None, ValidatedModule]:
     """Validate everything but the bodies of functions, yielding now and then."""
     context = ValidatedModule(module, features)
+    try:
+        yield from _shell(context)
+    except InvalidError as error:
+        if error.offset is not None:
+            raise
+        offset = module.offset(*context.place)
+        raise InvalidError(error.reason, offset=offset, feature=error.feature) from None
+    return context
+
+
+def _shell(context: ValidatedModule) -> Generator[None, None, None]:
+    module = context.module
     for number, rectype in enumerate(module.types):
+        context.place = (1, number)
         _types(context, rectype)
         if number % _EVERY == 0:
             yield
-    _imports(context)
-    yield
+    yield from _imports(context)
     context.nimported_funcs = len(context.funcs)
     context.nimported_globals = len(context.globals)
     for number, typeidx in enumerate(module.funcs.typeidxs):
+        context.place = (3, number)
         context.func_comptype(typeidx)
         context.funcs.append(context.deftypes[typeidx])
-        if number % 10_000 == 0:
+        if number % 2000 == 0:
             yield
-    for table in module.tables:
-        context.tables.append(_tabletype(context, table.type))
-    for mem in module.mems:
-        context.mems.append(_memtype(context, mem))
-    for tag in module.tags:
-        context.tags.append(_tagtype(context, tag))
-    if len(context.mems) > 1:
-        context.need(Feature.MULTI_MEMORY, "multiple memories")
-    if len(context.tables) > 1:
-        context.need(Feature.REFERENCE_TYPES, "multiple tables")
-    context.elems = [_elemtype(context, elem.type) for elem in module.elems]
-    yield
+    yield from _definitions(context)
     yield from _inits(context)
     yield from _segments(context)
-    _exports(context)
+    yield from _exports(context)
     if module.start is not None:
+        context.place = (8, 0)
         if module.start >= len(context.funcs):
             unknown("function", module.start)
         comptype = context.funcs[module.start].comptype
@@ -129,7 +132,33 @@ def validate_shell_steps(module: Module, features: Features = DEFAULT) -> Genera
             raise InvalidError("start function has a type that is not [] -> []")
     if module.data_count is not None and module.data_count != len(module.datas):
         raise InvalidError("data count and data section have inconsistent lengths")
-    return context
+
+
+def _definitions(context: Context) -> Generator[None, None, None]:
+    """Types of tables, memories, tags and element segments."""
+    module = context.module
+    for number, table in enumerate(module.tables):
+        context.place = (4, number)
+        context.tables.append(_tabletype(context, table.type))
+        if len(context.tables) > 1:
+            context.need(Feature.REFERENCE_TYPES, "multiple tables")
+        if number % _EVERY == 0:
+            yield
+    for number, mem in enumerate(module.mems):
+        context.place = (5, number)
+        context.mems.append(_memtype(context, mem))
+        if len(context.mems) > 1:
+            context.need(Feature.MULTI_MEMORY, "multiple memories")
+    for number, tag in enumerate(module.tags):
+        context.place = (13, number)
+        context.tags.append(_tagtype(context, tag))
+        if number % _EVERY == 0:
+            yield
+    for number, elem in enumerate(module.elems):
+        context.place = (9, number)
+        context.elems.append(_elemtype(context, elem.type))
+        if number % _EVERY == 0:
+            yield
 
 
 def _types(context: Context, rectype: RecType) -> None:
@@ -180,16 +209,23 @@ def _types(context: Context, rectype: RecType) -> None:
                 raise InvalidError("sub type does not match its super type")
 
 
-def _imports(context: Context) -> None:
-    for entry in context.module.imports:
+def _imports(context: Context) -> Generator[None, None, None]:
+    for number, entry in enumerate(context.module.imports):
+        context.place = (2, number)
+        if number % _EVERY == 0:
+            yield
         expected = entry.type
         if isinstance(expected, FuncExternType):
             context.func_comptype(expected.typeidx)
             context.funcs.append(context.deftypes[expected.typeidx])
         elif isinstance(expected, TableType):
             context.tables.append(_tabletype(context, expected))
+            if len(context.tables) > 1:
+                context.need(Feature.REFERENCE_TYPES, "multiple tables")
         elif isinstance(expected, MemType):
             context.mems.append(_memtype(context, expected))
+            if len(context.mems) > 1:
+                context.need(Feature.MULTI_MEMORY, "multiple memories")
         elif isinstance(expected, GlobalType):
             if expected.mutable:
                 context.need(Feature.MUTABLE_GLOBALS, "import of a mutable global")
@@ -249,6 +285,7 @@ def _inits(context: Context) -> Generator[None, None, None]:
     imported = context.nimported_globals
     all_before = Feature.GC in context.features
     for number, entry in enumerate(context.module.globals):
+        context.place = (6, number)
         valtype = context.close_valtype(entry.type.valtype)
         validate_expr(context, entry.init, valtype, len(context.globals) if all_before else imported)
         context.globals.append(GlobalType(valtype, entry.type.mutable))
@@ -256,6 +293,9 @@ def _inits(context: Context) -> Generator[None, None, None]:
             yield
     ntables = len(context.tables) - len(context.module.tables)
     for number, table in enumerate(context.module.tables):
+        context.place = (4, number)
+        if number % _EVERY == 0:
+            yield
         reftype = context.tables[ntables + number].reftype
         if table.init is not None:
             context.need(Feature.FUNCTION_REFERENCES, "the initial value of a table")
@@ -268,12 +308,15 @@ def _inits(context: Context) -> Generator[None, None, None]:
 def _segments(context: Context) -> Generator[None, None, None]:
     nglobals = len(context.globals) if Feature.GC in context.features else context.nimported_globals
     done = 0
-    for elem, reftype in zip(context.module.elems, context.elems, strict=True):
+    for number, (elem, reftype) in enumerate(zip(context.module.elems, context.elems, strict=True)):
+        context.place = (9, number)
         if isinstance(elem.init, array):
-            for funcidx in elem.init:
-                if funcidx >= len(context.funcs):
-                    unknown("function", funcidx)
-            context.refs.update(elem.init)
+            for start in range(0, len(elem.init), 20_000):
+                some = elem.init[start : start + 20_000]
+                if max(some) >= len(context.funcs):
+                    unknown("function", next(at for at in some if at >= len(context.funcs)))
+                context.refs.update(some)
+                yield
         else:
             for expr in elem.init:
                 validate_expr(context, expr, reftype, nglobals)
@@ -288,21 +331,24 @@ def _segments(context: Context) -> Generator[None, None, None]:
             if not matches_valtype(reftype, table.reftype):
                 raise InvalidError("type mismatch: element segment and table")
             validate_expr(context, offset, _at(table.addrtype), nglobals)
-        yield
-    for data in context.module.datas:
+        if number % _EVERY == 0:
+            yield
+    for number, data in enumerate(context.module.datas):
+        context.place = (11, number)
         if data.mode is None:
             context.need(Feature.BULK_MEMORY, "a passive segment")
         else:
             memidx, offset = data.mode
             validate_expr(context, offset, _at(context.mem(memidx).addrtype), nglobals)
-        yield
+        if number % _EVERY == 0:
+            yield
 
 
 def _at(addrtype: AddressType) -> ValType:
     return I64 if addrtype is AddressType.I64 else I32
 
 
-def _exports(context: Context) -> None:
+def _exports(context: Context) -> Generator[None, None, None]:
     names: set[str] = set()
     spaces: dict[str, tuple[str, Callable[[], int]]] = {
         "func": ("function", lambda: len(context.funcs)),
@@ -311,7 +357,10 @@ def _exports(context: Context) -> None:
         "global": ("global", lambda: len(context.globals)),
         "tag": ("tag", lambda: len(context.tags)),
     }
-    for export in context.module.exports:
+    for number, export in enumerate(context.module.exports):
+        context.place = (7, number)
+        if number % _EVERY == 0:
+            yield
         if export.name in names:
             _duplicate(export.name)
         names.add(export.name)

@@ -8,7 +8,7 @@ standard says.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,10 +122,12 @@ def instantiate(
     engine: Engine,
     name: str | None = None,
     bounds: Bounds | None = None,
+    adopt: Callable[[ModuleInst], None] | None = None,
 ) -> ModuleInst:
     """Return an initialised instance of *validated*; *imports* are entities in order of the module's imports.
 
-    Types are not checked: linking has matched every import. The start function has not run.
+    Types are not checked: linking has matched every import. The start function has not run. *adopt* is called once
+    everything is allocated and nothing initialised: what it raises ends the instantiation.
 
     Raises:
         Trap: "out of bounds table access" or "out of bounds memory access" from an active segment.
@@ -135,6 +137,8 @@ def instantiate(
     """
     work = _Instantiation(validated, engine, name, bounds or Bounds(Heap()))
     work.allocate(imports)
+    if adopt is not None:
+        adopt(work.instance)
     work.segments()
     work.initialise()
     return work.instance

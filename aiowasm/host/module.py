@@ -6,15 +6,23 @@ A `HostModule` belongs to no store; each namespace makes its own instance of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import NamedTuple, TypeVar, overload
+from collections.abc import Callable, Iterable
+from typing import TypeVar, overload
 
 from aiowasm.errors import InvalidError, LinkError
 from aiowasm.host.signature import signature_of, value_of
 from aiowasm.limits import MAX_NAME_NBYTES
-from aiowasm.store.values import NO_REFERENCES, References, arguments_to_host, engine_converter, results_to_engine
+from aiowasm.store.definitions import (
+    Converters,
+    Definition,
+    Definitions,
+    HostFunction,
+    HostGlobal,
+    HostMemory,
+    HostTable,
+    HostTag,
+)
+from aiowasm.store.values import engine_converter
 from aiowasm.syntax.types import (
     AddressType,
     FuncType,
@@ -41,71 +49,7 @@ __all__ = (
 F = TypeVar("F", bound=Callable[..., object])
 
 
-class Converters(NamedTuple):
-    """A guest's arguments to host form, and what the function returned to engine form."""
-
-    arguments: Callable[[Sequence[object]], tuple[object, ...]]
-    results: Callable[[object], tuple[object, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class HostFunction:
-    """A host function: its type, and how it wants to be called. `fuel` is charged for each call."""
-
-    name: str
-    functype: FuncType
-    function: Callable[..., object]
-    is_async: bool
-    takes_caller: bool
-    fuel: int
-    unsigned: tuple[bool, ...]
-
-    def converters(self, references: References = NO_REFERENCES) -> Converters:
-        """Return the converters for a store whose handles are *references*. Keep them: making them is what costs."""
-        return Converters(
-            arguments_to_host(self.functype.params, references, self.unsigned),
-            results_to_engine(self.functype.results, references),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class HostMemory:
-    """A memory to be made."""
-
-    name: str
-    type: MemType
-
-
-@dataclass(frozen=True, slots=True)
-class HostTable:
-    """A table to be made; `value` fills it, in host form."""
-
-    name: str
-    type: TableType
-    value: object = None
-
-
-@dataclass(frozen=True, slots=True)
-class HostGlobal:
-    """A global to be made, with its first value in host form."""
-
-    name: str
-    type: GlobalType
-    value: object
-
-
-@dataclass(frozen=True, slots=True)
-class HostTag:
-    """A tag to be made; the parameters of `functype` are what its exceptions carry."""
-
-    name: str
-    functype: FuncType
-
-
-Definition = HostFunction | HostMemory | HostTable | HostGlobal | HostTag
-
-
-class HostModule:
+class HostModule(Definitions):
     """A named collection of host definitions; any number of stores may instantiate it."""
 
     def __init__(self, name: str) -> None:
@@ -115,11 +59,6 @@ class HostModule:
 
     def __repr__(self) -> str:
         return f"<HostModule {self.name!r}: {', '.join(self._definitions) or 'empty'}>"
-
-    @property
-    def definitions(self) -> Mapping[str, Definition]:
-        """What the module exports by name, in the order of definition."""
-        return MappingProxyType(self._definitions)
 
     @overload
     def function(self, function: F, /, *, name: str | None = None, fuel: int = 0) -> F: ...

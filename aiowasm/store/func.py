@@ -1,0 +1,144 @@
+"""The handle of a function: what `await instance.exports.f(...)` calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from aiowasm.engine.func import FuncInst
+from aiowasm.store.activation import CURRENT, Activation, State
+from aiowasm.store.drive import run, run_now, within_timeout
+from aiowasm.store.fuel import Tank
+from aiowasm.store.handles import Handle
+from aiowasm.store.hostcalls import HostBinding
+from aiowasm.store.values import References, arguments_to_engine, results_to_host
+from aiowasm.syntax.matching import DefType
+from aiowasm.syntax.types import FuncType, RefType
+
+if TYPE_CHECKING:
+    from aiowasm.store.instance import Instance
+    from aiowasm.store.store import Store
+
+__all__ = ("Func", "Signature", "alive", "call", "call_now")
+
+
+class Signature:
+    """A function type with its converters for one store."""
+
+    __slots__ = ("functype", "has_references", "to_engine", "to_host")
+
+    def __init__(self, deftype: DefType, references: References) -> None:
+        functype = deftype.comptype
+        if not isinstance(functype, FuncType):
+            raise TypeError("a function without a function type")
+        self.functype = functype
+        self.to_engine: Callable[[Sequence[object]], tuple[object, ...]] = arguments_to_engine(
+            functype.params, references
+        )
+        self.to_host: Callable[[Sequence[object]], object] = results_to_host(functype.results, references)
+        self.has_references = any(isinstance(valtype, RefType) for valtype in functype.params)
+
+
+class Func(Handle[FuncInst]):
+    """A function of a guest or of the host, callable: `await f(1, 2)`.
+
+    Arguments are checked: TypeError for a wrong number or type, OverflowError for an integer out of range.
+    """
+
+    __slots__ = ("_instance", "_signature")
+
+    def __init__(self, entity: FuncInst, store: Store[Any]) -> None:
+        self._entity = entity
+        self._store = store
+        core = entity.instance
+        if core is not None:
+            self._instance: Instance = core.owner  # type: ignore[assignment]
+        elif isinstance(entity.owner, HostBinding):
+            self._instance = entity.owner.instance
+        else:
+            raise TypeError("a function without an owner")
+        self._signature = store.signature(entity.deftype)
+
+    def __repr__(self) -> str:
+        functype = self._signature.functype
+        params, results = (" ".join(map(str, types)) for types in (functype.params, functype.results))
+        return f"<Func [{params}] -> [{results}]>"
+
+    @property
+    def type(self) -> FuncType:
+        """The function type."""
+        return self._signature.functype
+
+    async def __call__(self, *arguments: Any) -> Any:
+        """Call the function and return its results: None, one value, or a tuple.
+
+        Cancellation: a call that was cancelled while its guest ran or waited closes the instances with a live frame in
+        it (`EXIT_CANCELLED`, `EXIT_DEADLINE`); before that nothing has happened.
+
+        Raises:
+            Trap: The guest trapped.
+            ExitError: The instance is or was closed.
+            WasmException: The guest threw an exception that it did not catch.
+        """
+        return await call(self, arguments, CURRENT.get(), None, None)
+
+    def nowait(self, *arguments: Any) -> Any:
+        """Call the function without ever yielding to the event loop, for at most `Limits.sync_fuel`.
+
+        Raises:
+            WouldBlock: The guest has to wait, or needs more fuel; its frames are discarded, its instances stay open.
+        """
+        return call_now(self, arguments, CURRENT.get())
+
+
+async def call(
+    func: Func, arguments: tuple[Any, ...], parent: Activation | None, fuel: int | None, timeout: float | None
+) -> Any:
+    """Call *func* from the host function of *parent*, or from outside a guest."""
+    signature = func._signature
+    store = func._store
+    values = signature.to_engine(arguments)
+    instance = func._instance
+    activation = Activation(store, instance, alive(parent) if parent is not None else None)
+    if signature.has_references:
+        await store.link_arguments(instance, values, activation)
+    if fuel is not None:
+        activation.tanks = (*activation.tanks, Tank(_checked(fuel)))
+    if timeout is None and activation.depth == 0:
+        timeout = instance.limits.timeout
+    if timeout is None:
+        return signature.to_host(await run(activation, func._entity, values))
+    return signature.to_host(await within_timeout(timeout, activation, func._entity, values))
+
+
+def call_now(func: Func, arguments: tuple[Any, ...], parent: Activation | None) -> Any:
+    """Call *func* synchronously."""
+    signature = func._signature
+    values = signature.to_engine(arguments)
+    parent = alive(parent)
+    instance = func._instance
+    activation = Activation(func._store, instance, parent)
+    sync_fuel = instance.limits.sync_fuel
+    if parent is not None and parent.in_host:
+        activation.sync_depth = parent.sync_depth + 1
+        if parent.sync_fuel is not None and parent.execution is not None:  # a cap can only shrink
+            sync_fuel = min(sync_fuel, max(parent.sync_fuel - parent.execution.consumed, 0))
+    if signature.has_references:
+        func._store.link_arguments_now(instance, values)
+    activation.sync_fuel = sync_fuel
+    return signature.to_host(run_now(activation, func._entity, values, sync_fuel))
+
+
+def alive(activation: Activation | None) -> Activation | None:
+    """Return the nearest of *activation* and its parents that is not over: a token of what is over says nothing."""
+    while activation is not None and activation.state is State.DONE:
+        activation = activation.parent
+    return activation
+
+
+def _checked(fuel: object) -> int:
+    if isinstance(fuel, bool) or not isinstance(fuel, int):
+        raise TypeError(f"fuel must be an int, got {type(fuel).__name__}")
+    if fuel < 0:
+        raise ValueError(f"fuel must not be negative, got {fuel}")
+    return fuel

@@ -1,0 +1,157 @@
+"""The gate of an event loop: guest time per loop iteration is bounded over all guests and all stores.
+
+A guest that uses up its slice needs the baton for the next one. There is one baton; it is kept across the holder's own
+checkpoint or handed to the head of a FIFO queue, which then runs in the next iteration. Guests that finish within what
+is left of the budget never queue. Locks of linkage groups are taken before the gate, never by its holder.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from threading import get_ident
+from time import perf_counter_ns
+from typing import Any, Final, TypeVar
+
+import anyio
+from anyio.lowlevel import RunVar, checkpoint, current_token
+
+__all__ = ("Gate", "Turn", "current_gate", "stepwise")
+
+
+T = TypeVar("T")
+
+TICK_BUDGET_NS: Final = 1_000_000
+
+
+class Turn:
+    """Whoever takes turns at the gate; turns do, and work that is done in steps."""
+
+    weight = 1
+    turns = 1
+    waiter: Any = None
+    """Its place in a queue, of a group or of the gate: what has an `event` to wake it."""
+
+
+class _Waiter:
+    """A place in the queue; `handed` is True once the baton is this waiter's."""
+
+    __slots__ = ("event", "handed", "turn")
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+        self.event = anyio.Event()
+        self.handed = False
+
+
+class Gate:
+    """The baton, its queue, and until when guests may run in this iteration: `deadline`, of `perf_counter_ns`."""
+
+    def __init__(self, native_token: Any) -> None:
+        self.native_token = native_token
+        self.thread = get_ident()
+        self.holder: Turn | None = None
+        self.queue: deque[_Waiter] = deque()
+        self.deadline = 0
+
+    def check(self) -> None:
+        """Raise unless this is the gate of the running loop.
+
+        Raises:
+            RuntimeError: A store is used from another event loop or thread than its own.
+        """
+        if get_ident() != self.thread or current_token().native_token is not self.native_token:
+            raise RuntimeError("a store belongs to one event loop: use it there, or make another store")
+
+    def soon(self, callback: Any) -> None:
+        """Call *callback* on the loop's thread; may be called from any thread."""
+        call = getattr(self.native_token, "call_soon_threadsafe", None) or self.native_token.run_sync_soon
+        call(callback)
+
+    async def enter(self, turn: Turn, budget_ns: int = TICK_BUDGET_NS) -> None:
+        """Wait until *turn* may run for *budget_ns*: it then holds the baton, in a new iteration of the loop.
+
+        Cancellation: leaves the gate as it was; a baton that was handed over meanwhile is passed on.
+        """
+        if self.holder is None:
+            self.holder = turn
+            try:
+                await checkpoint()
+            except BaseException:
+                self.release(turn)
+                raise
+        elif self.holder is turn and (not self.queue or turn.turns > 1):
+            turn.turns -= 1
+            await checkpoint()
+        elif not await self._queue(turn):
+            return
+        self.deadline = perf_counter_ns() + budget_ns
+
+    async def _queue(self, turn: Turn) -> bool:
+        """Wait for the baton; False: woken because the turn has to leave."""
+        waiter = _Waiter(turn)
+        self.queue.append(waiter)
+        turn.waiter = waiter
+        try:
+            # The holder hands over only once it has a place in the queue: nobody finds the gate free in between.
+            self.release(turn)
+            await waiter.event.wait()
+        except BaseException:
+            if waiter.handed:
+                self.release(turn)
+            else:
+                self.queue.remove(waiter)
+            raise
+        finally:
+            turn.waiter = None
+        if not waiter.handed:  # woken to leave
+            self.queue.remove(waiter)
+            return False
+        turn.turns = turn.weight
+        return True
+
+    def release(self, turn: Turn) -> None:
+        """Hand the baton to the head of the queue, if *turn* has it."""
+        if self.holder is not turn:
+            return
+        for waiter in self.queue:
+            if not waiter.event.is_set():
+                self.queue.remove(waiter)
+                waiter.handed = True
+                self.holder = waiter.turn
+                waiter.event.set()
+                return
+        self.holder = None
+
+
+_gate: RunVar[Gate] = RunVar("aiowasm.gate")
+
+
+def current_gate() -> Gate:
+    """Return the gate of the running event loop."""
+    gate = _gate.get(None)
+    if gate is None:
+        gate = Gate(current_token().native_token)
+        _gate.set(gate)
+    return gate
+
+
+async def stepwise(steps: Generator[None, None, T]) -> T:
+    """Run *steps* to their end, within the loop's budget for guests; return what they return.
+
+    Cancellation: the generator is closed.
+    """
+    gate = current_gate()
+    turn = Turn()
+    try:
+        while True:
+            if perf_counter_ns() >= gate.deadline:
+                await gate.enter(turn)
+            try:
+                next(steps)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+    finally:
+        steps.close()
+        gate.release(turn)

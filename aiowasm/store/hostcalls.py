@@ -1,0 +1,87 @@
+"""Calls from guests to the host: `def` functions inside the engine, `async def` ones between two of its slices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+from aiowasm.engine.base import HostReturned, Thrown
+from aiowasm.errors import EXIT_CANCELLED, WasmException
+from aiowasm.store.activation import CURRENT, Activation
+from aiowasm.store.caller import Caller
+from aiowasm.store.definitions import HostFunction
+
+if TYPE_CHECKING:
+    from aiowasm.engine.instance import ModuleInst
+    from aiowasm.store.instance import Instance
+
+__all__ = ("HostBinding", "caller_of")
+
+
+class HostBinding:
+    """A host function of one host instance: its definition with converters for this store."""
+
+    __slots__ = ("definition", "instance", "to_engine", "to_host")
+
+    def __init__(self, definition: HostFunction, instance: Instance) -> None:
+        self.definition = definition
+        self.instance = instance
+        self.to_host, self.to_engine = definition.converters(instance.store.references)
+
+    def host(self) -> Callable[..., Any] | None:
+        """Return what engines call for a `def` function; None for an `async def` one."""
+        return None if self.definition.is_async else _synchronous(self)
+
+    def arguments(self, activation: Activation, core: ModuleInst | None, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return what the function is called with."""
+        arguments = self.to_host(values)
+        return (caller_of(activation, core, self.instance), *arguments) if self.definition.takes_caller else arguments
+
+
+def caller_of(activation: Activation, core: ModuleInst | None, host: Instance) -> Caller[Any]:
+    """Return the caller that *activation* shows to host functions; the same object while the instance is the same."""
+    instance: Any = host if core is None else core.owner
+    caller = activation.caller
+    if caller is None or caller.instance is not instance:
+        caller = activation.caller = Caller(activation, instance)
+    return caller
+
+
+def _synchronous(binding: HostBinding) -> Callable[..., Any]:
+    """The wrapper around a `def` function. It runs inside `resume`, for each call of a guest: it is kept short."""
+    definition = binding.definition
+    function, fuel, takes_caller = definition.function, definition.fuel, definition.takes_caller
+    to_host, to_engine, instance = binding.to_host, binding.to_engine, binding.instance
+    single = len(definition.functype.results) == 1
+    current = CURRENT.get
+
+    def host(core: ModuleInst | None, *values: Any) -> Any:
+        activation: Activation = current()  # type: ignore[assignment]
+        activation.in_host = True
+        try:
+            if fuel:
+                activation.execution.charge(fuel)  # type: ignore[union-attr]
+            if takes_caller:
+                results = to_engine(function(caller_of(activation, core, instance), *to_host(values)))
+            else:
+                results = to_engine(function(*to_host(values)))
+        except BaseException as error:
+            _raised(activation, core, error)
+            raise
+        finally:
+            activation.in_host = False
+        if activation.stopping or perf_counter_ns() > activation.slice_end:
+            raise HostReturned(results[0] if single else results)
+        return results[0] if single else results
+
+    return host
+
+
+def _raised(activation: Activation, core: ModuleInst | None, error: BaseException) -> None:
+    """Treat what a `def` function raised: for the guest, for the caller, or fatal for the instances involved."""
+    if isinstance(error, WasmException):
+        raise Thrown(activation.store.exception_of(error, core)) from error
+    if not isinstance(error, Exception):
+        for instance in activation.live_instances():
+            instance.shut(EXIT_CANCELLED, f"a host function raised {type(error).__name__}")

@@ -1,0 +1,69 @@
+"""Which groups entities belong to, and taking the locks of several groups to make them one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from aiowasm.engine.func import FuncInst
+from aiowasm.engine.global_ import GlobalInst
+from aiowasm.engine.memory import MemInst
+from aiowasm.errors import ReentrancyError
+from aiowasm.store.activation import Activation
+from aiowasm.store.group import Group, merge
+from aiowasm.store.growth import Owned
+
+__all__ = ("acquire", "group_of", "link_now", "release")
+
+
+def group_of(entity: Any) -> Group | None:
+    """Return the group that importing *entity* joins, or None: host functions and what cannot change join none."""
+    if isinstance(entity, FuncInst):
+        owner: Any = entity.instance and entity.instance.owner
+        return None if owner is None else owner.group
+    if isinstance(entity, MemInst) and entity.shared:  # made for concurrent access
+        return None
+    if isinstance(entity, GlobalInst) and not entity.globaltype.mutable:
+        return None
+    owned = getattr(entity, "owner", None)
+    return owned.instance.group if isinstance(owned, Owned) else None
+
+
+async def acquire(activation: Activation, wanted: Callable[[], Iterable[Group]], max_waiters: int) -> list[Group]:
+    """Take the locks of all groups that *wanted* names; they are asked for again until they have not changed meanwhile.
+
+    Cancellation: none is held.
+    """
+    try:
+        while True:
+            for group in sorted(set(wanted()), key=lambda group: group.serial):
+                if activation not in group.stack and not group.try_enter(activation):
+                    await group.enter(activation, max_waiters)
+                activation.groups = [held for held in (*activation.groups, group) if activation in held.stack]
+            # What was waited for may have become part of another group.
+            activation.groups = groups = sorted(set(wanted()), key=lambda group: group.serial)
+            if all(activation in group.stack for group in groups):
+                return groups
+    except BaseException:
+        release(activation)
+        raise
+
+
+def release(activation: Activation) -> None:
+    """Give back all groups that *activation* holds."""
+    for group in activation.groups:
+        if activation in group.stack:
+            group.leave(activation)
+    activation.groups = ()
+
+
+def link_now(groups: list[Group]) -> Group:
+    """Merge *groups* without waiting.
+
+    Raises:
+        ReentrancyError: One of them is busy.
+    """
+    distinct = list(dict.fromkeys(groups))
+    if len(distinct) > 1 and any(group.stack or group.parked for group in distinct):
+        raise ReentrancyError("a function of another group of linked instances can only be stored while both are idle")
+    return merge(distinct)

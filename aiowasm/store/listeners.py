@@ -1,0 +1,68 @@
+"""Listeners: observers of calls across the border of guests, of yields, growth and closing.
+
+They are chosen when a module is instantiated; an instance without listeners pays nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aiowasm.store.instance import Instance
+
+__all__ = ("Listener", "Listeners")
+
+
+class Listener:
+    """Base class of listeners: override what you want to hear. What a listener raises goes to the caller."""
+
+    def select(self, function: Any) -> bool:
+        """Whether to hear of calls of *function*; asked once, when its instance is made."""
+        return True
+
+    def before(self, function: Any, arguments: tuple[Any, ...]) -> None:
+        """*function* is about to run."""
+
+    def after(self, function: Any, results: Any) -> None:
+        """*function* has returned."""
+
+    def abort(self, function: Any, error: BaseException) -> None:
+        """*function* has ended with *error*."""
+
+    def host_call(self, function: Any) -> None:
+        """A guest calls the host function *function*."""
+
+    def yielded(self, instance: Instance, fuel: int) -> None:
+        """A call of *instance* lets other tasks run, having used *fuel* units since the last time."""
+
+    def grew(self, instance: Instance, what: Any, old: int, new: int) -> None:
+        """A memory (in pages) or a table (in elements) of *instance* has grown."""
+
+    def close(self, instance: Instance, exit_code: int) -> None:
+        """*instance* is closed."""
+
+
+class Listeners:
+    """The listeners of one instance."""
+
+    __slots__ = ("instance", "listeners")
+
+    def __init__(self, instance: Instance, listeners: Sequence[Listener]) -> None:
+        self.instance = instance
+        self.listeners = tuple(listeners)
+
+    def grew(self, entity: Any, old: int, new: int) -> None:
+        """Tell all of growth."""
+        for listener in self.listeners:
+            listener.grew(self.instance, self.instance.store.handle(entity), old, new)
+
+    def close(self, instance: Instance, exit_code: int) -> None:
+        """Tell all of closing."""
+        for listener in self.listeners:
+            listener.close(instance, exit_code)
+
+    def yielded(self, fuel: int) -> None:
+        """Tell all of a pause."""
+        for listener in self.listeners:
+            listener.yielded(self.instance, fuel)

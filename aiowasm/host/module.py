@@ -88,7 +88,7 @@ class HostModule(Definitions):
             own = getattr(function, "__name__", None) if name is None else name
             if own is None:
                 raise TypeError(f"{function!r} has no name of its own: give name=")
-            self._define(
+            self.define(
                 HostFunction(
                     own,
                     signature.functype,
@@ -114,7 +114,7 @@ class HostModule(Definitions):
         _check_limits(memtype.limits, bound, f"memory size must be at most {bound} pages")
         if memtype.shared and memtype.limits.maximum is None:
             raise InvalidError("shared memory must have maximum")
-        self._define(HostMemory(name, memtype))
+        self.define(HostMemory(name, memtype))
 
     def table(
         self,
@@ -133,7 +133,7 @@ class HostModule(Definitions):
             type = TableType(Limits(minimum, maximum), reftype, AddressType.I32)  # noqa: A001
         bound = (1 << type.addrtype.value) - 1
         _check_limits(type.limits, bound, "table size must be at most 2^32-1" if bound < 1 << 32 else "table size")
-        self._define(HostTable(name, type, value))
+        self.define(HostTable(name, type, value))
 
     def global_(self, name: str, type: object, value: object, *, mutable: bool = False) -> None:  # noqa: A002
         """Define a global from its type, or from its value type (`i32`) and *mutable*, with its first value."""
@@ -141,13 +141,18 @@ class HostModule(Definitions):
         if isinstance(globaltype.valtype, NumType):
             # References are checked where there is a store to check them against.
             engine_converter(globaltype.valtype, where=f"global {name!r}: ")(value)
-        self._define(HostGlobal(name, globaltype, value))
+        self.define(HostGlobal(name, globaltype, value))
 
     def tag(self, name: str, params: Iterable[object] = ()) -> None:
         """Define a tag whose exceptions carry values of the types *params* (`[i32, externref]`)."""
-        self._define(HostTag(name, FuncType(tuple(_valtype(param) for param in params), ())))
+        self.define(HostTag(name, FuncType(tuple(_valtype(param) for param in params), ())))
 
-    def _define(self, definition: Definition) -> None:
+    def define(self, definition: Definition) -> None:
+        """Define something whose type is known, rather than read from annotations.
+
+        Raises:
+            LinkError: The name is taken.
+        """
         _check_name(definition.name)
         if definition.name in self._definitions:
             raise LinkError(

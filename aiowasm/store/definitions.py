@@ -5,15 +5,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from aiowasm.store.values import NO_REFERENCES, References, arguments_to_host, results_to_engine
 from aiowasm.syntax.types import FuncType, GlobalType, MemType, TableType
 
+if TYPE_CHECKING:
+    from aiowasm.store.limits import Limits
+    from aiowasm.store.module import Module
+    from aiowasm.store.namespace import Namespace
+
 __all__ = (
+    "Command",
     "Converters",
     "Definition",
     "Definitions",
@@ -23,6 +30,8 @@ __all__ = (
     "HostTable",
     "HostTag",
 )
+
+R = TypeVar("R")
 
 
 class Converters(NamedTuple):
@@ -87,6 +96,16 @@ class HostTag:
 
 
 Definition = HostFunction | HostMemory | HostTable | HostGlobal | HostTag
+
+
+class Command(ABC, Generic[R]):
+    """What runs a module as a program in a store: `aiowasm.host.wasi.Wasi`."""
+
+    @abstractmethod
+    async def run_command(
+        self, namespace: Namespace[Any], module: Module | bytes, *, limits: Limits | None = None
+    ) -> R:
+        """Instantiate *module* in *namespace*, run it to its end, close it, and return what came of it."""
 
 
 class Definitions:

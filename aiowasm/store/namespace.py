@@ -17,7 +17,7 @@ from anyio import CancelScope
 from aiowasm.engine.instantiate import Bounds, Import, instantiate
 from aiowasm.errors import EXIT_CANCELLED, DeadlineError, ExitError, LinkError
 from aiowasm.store.activation import CURRENT, Activation, State
-from aiowasm.store.definitions import Definitions
+from aiowasm.store.definitions import Command, Definitions
 from aiowasm.store.drive import account, begin, drive, enter_gate, leave, step
 from aiowasm.store.fuel import Tank
 from aiowasm.store.func import alive
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ("Importable", "Namespace")
 
 D = TypeVar("D")
+R = TypeVar("R")
 Importable = Definitions | Instance | Mapping[str, Any]
 """What imports can be resolved from: a host module, an instance of the store, or names and handles."""
 _Source = Callable[[str], Import | None]
@@ -159,6 +160,25 @@ class Namespace(Generic[D]):
         with CancelScope(deadline=anyio.current_time() + seconds):
             return await transaction.run(source, imports or {})
         raise DeadlineError
+
+    async def run_command(self, module: Module | bytes, command: Command[R], *, limits: Limits | None = None) -> R:
+        """Run *module* as a program with what *command*, a `Wasi`, gives it: call its `_start`, then close it.
+
+        Args:
+            module: A module that exports `_start`.
+            command: Its arguments, streams, file systems and so on.
+            limits: Further limits, for this instance.
+
+        Returns:
+            What came of it: exit code, captured output, fuel and memory used.
+
+        Cancellation: the guest ends wherever it is, in its own code or waiting in a call.
+
+        Raises:
+            LinkError: It is no command, or imports something else.
+            Trap: It trapped. `result`, an attribute of the error, is what had come of it; of a DeadlineError too.
+        """
+        return await command.run_command(self, module, limits=limits)
 
     def _instantiate_host(self, source: Definitions, name: str) -> Instance:
         self.claim(name)

@@ -19,7 +19,7 @@ from aiowasm.engine.tag import TagInst
 from aiowasm.errors import ExitError, LinkError, WasmException
 from aiowasm.features import DEFAULT, Features
 from aiowasm.store.activation import Activation
-from aiowasm.store.definitions import Definitions
+from aiowasm.store.definitions import Command, Definitions
 from aiowasm.store.engines import make_engine
 from aiowasm.store.func import Func, Signature
 from aiowasm.store.gate import Gate, current_gate
@@ -40,6 +40,7 @@ from aiowasm.syntax.types import AbsHeapType, FuncType, RefType
 __all__ = ("Store",)
 
 D = TypeVar("D")
+R = TypeVar("R")
 OnCancel = Literal["close", "unwind"]
 Limiter = Callable[[Instance, Any, int], Awaitable[bool]]
 _OPAQUE = (StructInst, ArrayInst, I31, ExnInst)
@@ -173,6 +174,10 @@ class Store(Generic[D]):
             interleave=interleave,
             listeners=listeners,
         )
+
+    async def run_command(self, module: Module | bytes, command: Command[R], *, limits: Limits | None = None) -> R:
+        """Run *module* as a program: see `Namespace.run_command`."""
+        return await self._default.run_command(module, command, limits=limits)
 
     def namespace(self, name: str, *, limits: Limits | None = None, data: Any = None) -> Namespace[Any]:
         """Make a namespace of its own names; an async context manager that closes it.

@@ -25,11 +25,12 @@ from aiowasm.host.wasi.sockets import Connection, Listener, raw_socket
 from aiowasm.host.wasi.stdio import InputSource, OutputTarget, input_of, output_of
 from aiowasm.host.wasi.streams import Capture, Output
 from aiowasm.host.wasi.system import System
+from aiowasm.store.definitions import Command
+from aiowasm.store.module import Module
 
 if TYPE_CHECKING:
     from aiowasm.store.limits import Limits
-    from aiowasm.store.module import Module
-    from aiowasm.store.store import Store
+    from aiowasm.store.namespace import Namespace
 
 __all__ = ("CommandResult", "Wasi")
 
@@ -49,7 +50,7 @@ class CommandResult:
     peak_memory_bytes: int
 
 
-class Wasi:
+class Wasi(Command[CommandResult]):
     """What a guest is given: nothing that is not named here. Any number of guests can be run with one of them.
 
     Args:
@@ -180,26 +181,38 @@ class Wasi:
         return _imports(self.system())
 
     async def run_command(
-        self, store: Store[Any], module: Module | bytes, *, limits: Limits | None = None
+        self, namespace: Namespace[Any], module: Module | bytes, *, limits: Limits | None = None
     ) -> CommandResult:
-        """Instantiate *module* in *store* and call its `_start`; return what came of it. See `Store.run_command`."""
+        """Run *module* as a program in *namespace*. See `Namespace.run_command`."""
+        if not isinstance(module, Module):
+            module = await Module.from_bytes(module, features=namespace.store.features)
         system = self.system()
+        imported = {entry.module for entry in module.imports}
+        imports = {name: host for name, host in _imports(system).items() if name in imported}
         try:
-            return await _run(store, module, system, limits)
+            return await _run(namespace, module, system, imports, limits)
         finally:
             system.close()
+            for host in imports.values():  # made for this guest alone: a store that lives on must not keep them
+                namespace.host(host).close_soon()
 
 
 def _imports(system: System) -> dict[str, HostModule]:
     return {name: host_module(name, system) for name in (SNAPSHOT_1, SNAPSHOT_0)}
 
 
-async def _run(store: Store[Any], module: Module | bytes, system: System, limits: Limits | None) -> CommandResult:
+async def _run(
+    namespace: Namespace[Any],
+    module: Module,
+    system: System,
+    imports: Mapping[str, HostModule],
+    limits: Limits | None,
+) -> CommandResult:
     instance = None
     try:
-        instance = await store.instantiate(module, imports=_imports(system), limits=limits)
+        instance = await namespace.instantiate(module, imports=imports, limits=limits)
         if "_start" not in instance.exports:
-            raise LinkError('unknown export: the module exports no "_start", so that it is no command')
+            raise LinkError('unknown export: the module exports no "_start": it is no command')
         await instance.exports["_start"]()
     except DeadlineError as error:
         error.result = _result(system, instance, error.exit_code)

@@ -32,7 +32,19 @@ from aiowasm.store.growth import grow, may_grow
 from aiowasm.store.hostcalls import HostBinding
 from aiowasm.store.traces import annotate, without_driver
 
-__all__ = ("account", "admit", "begin", "drive", "enter_gate", "leave", "run", "run_now", "step", "within_timeout")
+__all__ = (
+    "account",
+    "admit",
+    "begin",
+    "drive",
+    "enter_gate",
+    "go_on",
+    "leave",
+    "run",
+    "run_now",
+    "settle",
+    "within_timeout",
+)
 
 _FATAL = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
@@ -122,11 +134,23 @@ async def run(activation: Activation, func: FuncInst, values: tuple[Any, ...]) -
     CURRENT.set(activation)
     try:
         begin(activation, func, values)
-        return await drive(activation, step(activation))
+        return await drive(activation)
     finally:
         # A coroutine that is dropped may be closed in another context, whose variable is not ours.
         if CURRENT.get() is activation:
             CURRENT.set(previous)
+        leave(activation)
+
+
+async def go_on(activation: Activation, outcome: Outcome) -> tuple[Any, ...]:
+    """Like `run` for a call that has begun and come to *outcome* in its first slice."""
+    try:
+        activation.state = State.YIELDED
+        account(activation)
+        return await drive(activation, outcome)
+    finally:
+        if CURRENT.get() is activation:
+            CURRENT.set(None)
         leave(activation)
 
 
@@ -273,15 +297,14 @@ async def _unpark(activation: Activation) -> None:
 # The loop
 
 
-async def drive(activation: Activation, outcome: Outcome) -> tuple[Any, ...]:
+async def drive(activation: Activation, outcome: Outcome | None = None) -> tuple[Any, ...]:
     """Go on after *outcome* until the guest is done, and return its results in engine form."""
     execution: Any = activation.execution
-    if outcome is Outcome.RETURNED:
-        activation.state = State.DONE
-        return execution.results  # type: ignore[no-any-return]
     scope: CancelScope | None = None
     failure: BaseException | None = None
     try:
+        if outcome is None:
+            outcome = step(activation)
         while outcome is not Outcome.RETURNED:
             before = activation.accounted
             if outcome is Outcome.PAUSED:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import get_ident
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
+from aiowasm.engine.base import NO_LIMIT, Outcome
 from aiowasm.engine.func import FuncInst
 from aiowasm.store.activation import CURRENT, Activation, State
-from aiowasm.store.drive import run, run_now, within_timeout
+from aiowasm.store.drive import go_on, leave, run, run_now, settle, within_timeout
 from aiowasm.store.fuel import Tank
 from aiowasm.store.handles import Handle
 from aiowasm.store.hostcalls import HostBinding
@@ -19,7 +22,12 @@ if TYPE_CHECKING:
     from aiowasm.store.instance import Instance
     from aiowasm.store.store import Store
 
+
 __all__ = ("Func", "Signature", "alive", "call", "call_now")
+
+
+current = CURRENT.get
+set_current = CURRENT.set
 
 
 class Signature:
@@ -80,7 +88,54 @@ class Func(Handle[FuncInst]):
             ExitError: The instance is or was closed.
             WasmException: The guest threw an exception that it did not catch.
         """
-        return await call(self, arguments, CURRENT.get(), None, None)
+        parent = current()
+        instance = self._instance
+        group = instance.group
+        gate = self._store.gate
+        if (
+            not instance.plain
+            or parent is not None
+            or group.stack
+            or group.queue
+            or gate is None
+            or get_ident() != gate.thread
+            or perf_counter_ns() >= gate.deadline
+        ):
+            return await call(self, arguments, parent, None, None)
+        # The usual call, written out: most calls are short, and this is most of what they cost (benchmarks/calls.py).
+        signature = self._signature
+        values = signature.to_engine(arguments)
+        if signature.has_references:
+            return await call(self, arguments, parent, None, None)
+        activation = Activation(self._store, instance, None)
+        activation.gate = gate
+        limits = instance.limits
+        execution = activation.execution = instance.backend.call(
+            self._entity, values, limit=NO_LIMIT, call_depth=limits.call_depth, stack_slots=limits.stack_slots
+        )
+        group.stack.append(activation)
+        set_current(activation)
+        activation.state = State.RUNNING
+        activation.slice_end = gate.deadline
+        try:
+            outcome = execution.resume(self._store.fixed_slice or instance.slice_fuel)
+        except BaseException as error:
+            settle(activation, error)
+            set_current(None)
+            leave(activation)
+            raise
+        if outcome is Outcome.RETURNED:
+            activation.state = State.DONE
+            used = execution.consumed
+            for tank in instance.tanks:
+                tank.used += used
+            set_current(None)
+            group = instance.group  # it may have been merged
+            group.stack.pop()
+            if group.queue or group.leaving:
+                group.left()
+            return signature.to_host(execution.results)
+        return signature.to_host(await go_on(activation, outcome))
 
     def nowait(self, *arguments: Any) -> Any:
         """Call the function without ever yielding to the event loop, for at most `Limits.sync_fuel`.

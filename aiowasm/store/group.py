@@ -118,6 +118,10 @@ class Group:
     def leave(self, activation: Activation) -> None:
         """Take *activation* off the stack and let in who may come next."""
         self.stack.remove(activation)
+        self.left()
+
+    def left(self) -> None:
+        """Let in who may come next, and free who could not be while a call had frames there."""
         if self.queue:
             self.wake()
         if self.leaving:

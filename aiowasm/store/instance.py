@@ -124,6 +124,7 @@ class Instance:
         "listeners",
         "name",
         "namespace",
+        "plain",
         "ready",
         "slice_fuel",
         "store",
@@ -147,6 +148,8 @@ class Instance:
         self.export_names: Mapping[str, Any] = {}
         self.exit: ExitError | None = None
         self.ready = False
+        self.plain = False
+        """Whether it is open and its calls need no more than a free lock and an unspent budget."""
         self.freed = False
         self.heap: LeasedHeap | None = None
         self.tank = Tank(limits.fuel)
@@ -293,6 +296,7 @@ class Instance:
         if self.exit is not None:
             return
         self.exit = error = ExitError(exit_code & 0xFFFF_FFFF, cause)
+        self.plain = False
         core = self.core
         if core is not None:
             self.backend.close(core, error)

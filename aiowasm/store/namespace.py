@@ -18,7 +18,7 @@ from aiowasm.engine.instantiate import Bounds, Import, instantiate
 from aiowasm.errors import EXIT_CANCELLED, DeadlineError, ExitError, LinkError
 from aiowasm.store.activation import CURRENT, Activation, State
 from aiowasm.store.definitions import Command, Definitions
-from aiowasm.store.drive import account, begin, drive, enter_gate, leave, step
+from aiowasm.store.drive import account, begin, drive, enter_gate, leave
 from aiowasm.store.fuel import Tank
 from aiowasm.store.func import alive
 from aiowasm.store.group import Group, merge
@@ -363,12 +363,24 @@ class _Transaction:
             await self._activate(validated, imports)
             instance.check()
             namespace.check()
+            instance.plain = self._is_plain()
         except BaseException as error:
             code = error.exit_code if isinstance(error, ExitError) else EXIT_CANCELLED
             instance.shut(code, "instantiation failed")
             raise
         instance.ready = True
         return instance
+
+    def _is_plain(self) -> bool:
+        """Whether calls need nothing but a lock that is free and a budget that is not used up."""
+        instance, store = self.instance, self.store
+        return (
+            instance.limits.timeout is None
+            and all(tank.limit is None for tank in instance.tanks)
+            and not store.strict_checkpoints
+            and not store.restore_stack_pointer
+            and instance.listeners is None
+        )
 
     async def _activate(self, validated: ValidatedModule, imports: Mapping[str, Importable]) -> None:
         instance, store = self.instance, self.store
@@ -437,7 +449,7 @@ class _Transaction:
                 activation.accounted = activation.resumed_at = 0
                 begin(activation, func, ())
                 try:
-                    await drive(activation, step(activation))
+                    await drive(activation)
                 except Exception as error:
                     error.add_note(f"in the {what} of {self.instance!r}")
                     raise

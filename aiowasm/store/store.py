@@ -114,7 +114,7 @@ class Store(Generic[D]):
         self.deadlock_timeout_seconds = deadlock_timeout_seconds
         self.references = References(self._accepts, _unwrap, self._wrap)
         self._signatures: dict[DefType, Signature] = {}
-        self._gate: Gate | None = None
+        self.gate: Gate | None = None
         self.exit: ExitError | None = None
         self._namespaces: dict[str, Namespace[Any]] = {}
         self._default: Namespace[D] = Namespace(self, "", self.limits, data, None)
@@ -231,16 +231,16 @@ class Store(Generic[D]):
         Raises:
             RuntimeError: It is used on another thread.
         """
-        gate = self._gate
+        gate = self.gate
         if gate is None:
-            gate = self._gate = current_gate()
+            gate = self.gate = current_gate()
         elif gate.thread != get_ident():
             gate.check()
         return gate
 
     def bind_now(self) -> Gate:
         """Return the gate for a synchronous call, which may be made without any loop."""
-        gate = self._gate
+        gate = self.gate
         if gate is None:
             return Gate(None)
         if gate.thread != get_ident():
@@ -249,7 +249,7 @@ class Store(Generic[D]):
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Call *callback* on the store's own thread: at once if this is it."""
-        gate = self._gate
+        gate = self.gate
         if gate is None or gate.thread == get_ident():
             callback()
             return

@@ -59,6 +59,8 @@ class Activation(Turn):
     """Around host functions that are awaited, so that closing can cancel them."""
     accounted = 0
     """How much of the execution's fuel has been charged to the tanks."""
+    told = 0
+    """`accounted` when listeners last heard of it."""
     resumed_at = 0
     """`accounted` when it was last resumed."""
     slice_start = 0
@@ -73,7 +75,7 @@ class Activation(Turn):
     caller: Caller[Any] | None = None
     sync_fuel: int | None = None
     """For a synchronous call: the execution's fuel at which it would block."""
-    stack_pointers: Sequence[tuple[GlobalInst, int]] = ()
+    stack_pointers: Sequence[tuple[GlobalInst, Any]] = ()
     """Shadow stack pointers and what they were at the start, if they are to be put back."""
     groups: Sequence[Group] = ()
     """The groups that an instantiation holds until they are merged."""
@@ -110,6 +112,15 @@ class Activation(Turn):
 
     def __repr__(self) -> str:
         return f"<Activation of {self.instance!r}: {self.state.value}>"
+
+    def in_limiter(self) -> bool:
+        """Whether it is nested in a callback that decides on growth or fuel."""
+        activation = self.parent
+        while activation is not None:
+            if activation.state is State.LIMITER:
+                return True
+            activation = activation.parent
+        return False
 
     def waited_for(self) -> Iterator[Group]:
         """Yield the groups that this and the calls nested in it wait for."""

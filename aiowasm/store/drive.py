@@ -7,6 +7,7 @@ never translated: the caller gets its event loop's own exception.
 
 from __future__ import annotations
 
+import warnings
 from time import perf_counter_ns
 from typing import Any, NoReturn
 
@@ -30,6 +31,7 @@ from aiowasm.store.activation import CURRENT, MAX_NESTED, MAX_NESTED_SYNC, Activ
 from aiowasm.store.fuel import charge, remaining
 from aiowasm.store.growth import grow, may_grow
 from aiowasm.store.hostcalls import HostBinding
+from aiowasm.store.linkage import group_of, link_now
 from aiowasm.store.traces import annotate, without_driver
 
 __all__ = (
@@ -169,7 +171,14 @@ async def within_timeout(seconds: float, activation: Activation, func: FuncInst,
 
 def begin(activation: Activation, func: FuncInst, values: tuple[Any, ...]) -> None:
     """Make the execution of a call; nothing runs yet."""
-    limits = activation.instance.limits
+    instance = activation.instance
+    limits = instance.limits
+    if activation.store.restore_stack_pointer:
+        activation.stack_pointers = [
+            (member.stack_pointer, member.stack_pointer.value)
+            for member in instance.group.members
+            if member.stack_pointer is not None
+        ]
     activation.execution = activation.instance.backend.call(
         func,
         values,
@@ -235,6 +244,10 @@ async def pause(activation: Activation, used: int) -> None:
 
 
 async def _yield(activation: Activation) -> None:
+    instance = activation.instance
+    activation.weight = instance.weight
+    if instance.listeners is not None:
+        instance.listeners.yielded(activation)
     activation.deadline = anyio.current_effective_deadline()
     await activation.gate.enter(activation, activation.store.tick_budget_ns)
     if activation.exit is not None:
@@ -350,6 +363,8 @@ async def host_call(activation: Activation) -> None:
     binding = func.owner
     if not isinstance(binding, HostBinding):
         raise TypeError("a host function without a definition")
+    if execution.caller is not None and execution.caller.owner.listeners is not None:
+        execution.caller.owner.listeners.host_call(func)
     if binding.definition.fuel:
         execution.charge(binding.definition.fuel)
     await suspend(activation, State.IN_HOST)
@@ -361,6 +376,8 @@ async def host_call(activation: Activation) -> None:
         await resumed(activation)
         execution.throw(exception)
         return
+    if binding.gives_references:
+        link_now([activation.instance.group, *filter(None, map(group_of, results))], activation)
     await resumed(activation)
     execution.deliver(results)
 
@@ -386,7 +403,9 @@ async def _grow(activation: Activation) -> None:
     entity, delta, init = execution.arguments
     limiter = activation.store.growth_limiter
     granted = True
-    if limiter is not None and may_grow(entity, delta):
+    if limiter is not None and activation.in_limiter():
+        granted = False  # the limiter must not be asked for what it needs itself
+    elif limiter is not None and may_grow(entity, delta):
         await suspend(activation, State.LIMITER)
         granted = bool(await limiter(activation.instance, entity, delta))
         await resumed(activation)
@@ -407,7 +426,7 @@ def _ended(activation: Activation, outcome: Outcome) -> NoReturn:
         raise activation.store.wasm_exception(execution.exception) from None
     if outcome is not Outcome.FAILED:
         raise RuntimeError(f"unexpected outcome {outcome}")
-    if activation.exit is not None:
+    if activation.exit is not None and isinstance(execution.error, Exception):
         raise fresh(activation.exit) from None
     error: BaseException = fresh(execution.error)
     if not isinstance(error, ExitError | Trap):
@@ -440,6 +459,8 @@ def settle(activation: Activation, error: BaseException) -> None:
         code, cause = _cancelled(activation, error)
     for instance in activation.live_instances():
         instance.shut(code, cause)
+    if isinstance(error, GeneratorExit):
+        warnings.warn(f"a call of {activation.instance!r} was abandoned", ResourceWarning, stacklevel=2)
 
 
 def _cancelled(activation: Activation, error: BaseException) -> tuple[int, str]:
@@ -506,9 +527,9 @@ def _drive_now(activation: Activation, sync_fuel: int) -> tuple[Any, ...]:
             return execution.results  # type: ignore[no-any-return]
         if outcome is Outcome.GROW and activation.store.growth_limiter is None:
             execution.deliver((grow(*execution.arguments),))
+        elif outcome is Outcome.PAUSED and activation.exit is not None:
+            raise fresh(activation.exit)
         elif outcome is Outcome.PAUSED and execution.consumed < sync_fuel:
-            if activation.exit is not None:
-                raise fresh(activation.exit)
             activation.stopping = False
         elif outcome in (Outcome.TRAPPED, Outcome.THROWN, Outcome.FAILED):
             _ended(activation, outcome)

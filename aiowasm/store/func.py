@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from aiowasm.engine.base import NO_LIMIT, Outcome
 from aiowasm.engine.func import FuncInst
+from aiowasm.engine.instance import function_name
 from aiowasm.store.activation import CURRENT, Activation, State
 from aiowasm.store.drive import go_on, leave, run, run_now, settle, within_timeout
 from aiowasm.store.fuel import Tank
 from aiowasm.store.handles import Handle
 from aiowasm.store.hostcalls import HostBinding
+from aiowasm.store.traces import trim
 from aiowasm.store.values import References, arguments_to_engine, results_to_host
 from aiowasm.syntax.matching import DefType
 from aiowasm.syntax.types import FuncType, RefType
 
 if TYPE_CHECKING:
     from aiowasm.store.instance import Instance
+    from aiowasm.store.listeners import Listeners
     from aiowasm.store.store import Store
 
 
@@ -73,6 +76,12 @@ class Func(Handle[FuncInst]):
         return f"<Func [{params}] -> [{results}]>"
 
     @property
+    def name(self) -> str:
+        """What traces call it: a host function's own name, else that of the name section, or its index."""
+        core, funcidx = self._entity.instance, self._entity.funcidx
+        return self._entity.name if core is None or funcidx is None else function_name(core, funcidx)
+
+    @property
     def type(self) -> FuncType:
         """The function type."""
         return self._signature.functype
@@ -88,54 +97,61 @@ class Func(Handle[FuncInst]):
             ExitError: The instance is or was closed.
             WasmException: The guest threw an exception that it did not catch.
         """
-        parent = current()
-        instance = self._instance
-        group = instance.group
-        gate = self._store.gate
-        if (
-            not instance.plain
-            or parent is not None
-            or group.stack
-            or group.queue
-            or gate is None
-            or get_ident() != gate.thread
-            or perf_counter_ns() >= gate.deadline
-        ):
-            return await call(self, arguments, parent, None, None)
-        # The usual call, written out: most calls are short, and this is most of what they cost (benchmarks/calls.py).
-        signature = self._signature
-        values = signature.to_engine(arguments)
-        if signature.has_references:
-            return await call(self, arguments, parent, None, None)
-        activation = Activation(self._store, instance, None)
-        activation.gate = gate
-        limits = instance.limits
-        execution = activation.execution = instance.backend.call(
-            self._entity, values, limit=NO_LIMIT, call_depth=limits.call_depth, stack_slots=limits.stack_slots
-        )
-        group.stack.append(activation)
-        set_current(activation)
-        activation.state = State.RUNNING
-        activation.slice_end = gate.deadline
         try:
-            outcome = execution.resume(self._store.fixed_slice or instance.slice_fuel)
+            parent = current()
+            instance = self._instance
+            group = instance.group
+            gate = self._store.gate
+            if (
+                not instance.plain
+                or parent is not None
+                or group.stack
+                or group.queue
+                or gate is None
+                or get_ident() != gate.thread
+                or perf_counter_ns() >= gate.deadline
+            ):
+                return await call(self, arguments, parent, None, None)
+            # The usual call, written out: this is most of what a short call costs (benchmarks/calls.py).
+            signature = self._signature
+            values = signature.to_engine(arguments)
+            if signature.has_references:
+                return await call(self, arguments, parent, None, None)
+            activation = Activation(self._store, instance, None)
+            activation.gate = gate
+            limits = instance.limits
+            execution = activation.execution = instance.backend.call(
+                self._entity, values, limit=NO_LIMIT, call_depth=limits.call_depth, stack_slots=limits.stack_slots
+            )
+            group.stack.append(activation)
+            set_current(activation)
+            activation.state = State.RUNNING
+            activation.slice_end = gate.deadline
+            try:
+                outcome = execution.resume(self._store.fixed_slice or instance.slice_fuel)
+            except BaseException as error:
+                settle(activation, error)
+                set_current(None)
+                leave(activation)
+                raise
+            if outcome is Outcome.RETURNED:
+                activation.state = State.DONE
+                used = execution.consumed
+                for tank in instance.tanks:
+                    tank.used += used
+                set_current(None)
+                group = instance.group  # it may have been merged
+                group.stack.pop()
+                if group.queue or group.leaving:
+                    group.left()
+                return signature.to_host(execution.results)
+            return signature.to_host(await go_on(activation, outcome))
         except BaseException as error:
-            settle(activation, error)
-            set_current(None)
-            leave(activation)
+            trim(error)
+            instance = group = gate = signature = activation = execution = parent = limits = None  # type: ignore[assignment]
+            arguments = values = ()
+            del self
             raise
-        if outcome is Outcome.RETURNED:
-            activation.state = State.DONE
-            used = execution.consumed
-            for tank in instance.tanks:
-                tank.used += used
-            set_current(None)
-            group = instance.group  # it may have been merged
-            group.stack.pop()
-            if group.queue or group.leaving:
-                group.left()
-            return signature.to_host(execution.results)
-        return signature.to_host(await go_on(activation, outcome))
 
     def nowait(self, *arguments: Any) -> Any:
         """Call the function without ever yielding to the event loop, for at most `Limits.sync_fuel`.
@@ -143,7 +159,12 @@ class Func(Handle[FuncInst]):
         Raises:
             WouldBlock: The guest has to wait, or needs more fuel; its frames are discarded, its instances stay open.
         """
-        return call_now(self, arguments, CURRENT.get())
+        try:
+            return call_now(self, arguments, CURRENT.get())
+        except BaseException as error:
+            trim(error)
+            del self, arguments
+            raise
 
 
 async def call(
@@ -161,9 +182,37 @@ async def call(
         activation.tanks = (*activation.tanks, Tank(_checked(fuel)))
     if timeout is None and activation.depth == 0:
         timeout = instance.limits.timeout
+    if instance.listeners is not None:
+        return await _heard(func, instance.listeners, arguments, activation, values, timeout)
     if timeout is None:
         return signature.to_host(await run(activation, func._entity, values))
     return signature.to_host(await within_timeout(timeout, activation, func._entity, values))
+
+
+async def _heard(
+    func: Func,
+    listeners: Listeners,
+    arguments: tuple[Any, ...],
+    activation: Activation,
+    values: tuple[Any, ...],
+    timeout: float | None,
+) -> Any:
+    """A call that listeners hear of."""
+    selected = listeners.of(func._entity)
+    for listener in selected:
+        listener.before(func, arguments)
+    try:
+        if timeout is None:
+            results = func._signature.to_host(await run(activation, func._entity, values))
+        else:
+            results = func._signature.to_host(await within_timeout(timeout, activation, func._entity, values))
+    except BaseException as error:
+        for listener in selected:
+            listener.abort(func, error)
+        raise
+    for listener in selected:
+        listener.after(func, results)
+    return results
 
 
 def call_now(func: Func, arguments: tuple[Any, ...], parent: Activation | None) -> Any:
@@ -181,7 +230,18 @@ def call_now(func: Func, arguments: tuple[Any, ...], parent: Activation | None) 
     if signature.has_references:
         func._store.link_arguments_now(instance, values)
     activation.sync_fuel = sync_fuel
-    return signature.to_host(run_now(activation, func._entity, values, sync_fuel))
+    selected = () if instance.listeners is None else instance.listeners.of(func._entity)
+    for listener in selected:
+        listener.before(func, arguments)
+    try:
+        results = signature.to_host(run_now(activation, func._entity, values, sync_fuel))
+    except BaseException as error:
+        for listener in selected:
+            listener.abort(func, error)
+        raise
+    for listener in selected:
+        listener.after(func, results)
+    return results
 
 
 def alive(activation: Activation | None) -> Activation | None:

@@ -85,7 +85,14 @@ class Group:
         activation.waits_for = self
         activation.waiter = waiter
         try:
-            await waiter.event.wait()
+            seconds = activation.store.deadlock_timeout_seconds
+            if seconds is None:
+                await waiter.event.wait()
+            else:
+                with anyio.move_on_after(seconds):
+                    await waiter.event.wait()
+                if not waiter.event.is_set():
+                    raise ReentrancyError(f"the call has waited {seconds} s for its group: {self._described()}")
         except BaseException:
             if waiter.granted:
                 activation.waits_for.leave(activation)
@@ -99,6 +106,9 @@ class Group:
         finally:
             activation.waiter = None
             activation.waits_for = None
+
+    def _described(self) -> str:
+        return ", ".join(f"{holder!r} holds it" for holder in self.stack) or "nobody holds it"
 
     def _closes_cycle(self, activation: Activation) -> bool:
         """Whether a holder of this group is kept from leaving by a call that waits for what *activation* holds."""

@@ -7,27 +7,33 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from aiowasm.engine.base import HostReturned, Thrown
+from aiowasm.engine.func import FuncInst
 from aiowasm.errors import EXIT_CANCELLED, WasmException
 from aiowasm.store.activation import CURRENT, Activation
 from aiowasm.store.caller import Caller
 from aiowasm.store.definitions import HostFunction
+from aiowasm.store.linkage import group_of, link_now
+from aiowasm.syntax.types import RefType
 
 if TYPE_CHECKING:
     from aiowasm.engine.instance import ModuleInst
     from aiowasm.store.instance import Instance
+    from aiowasm.store.listeners import Listeners
 
-__all__ = ("HostBinding", "caller_of")
+__all__ = ("HostBinding", "caller_of", "heard")
 
 
 class HostBinding:
     """A host function of one host instance: its definition with converters for this store."""
 
-    __slots__ = ("definition", "instance", "to_engine", "to_host")
+    __slots__ = ("definition", "gives_references", "instance", "to_engine", "to_host")
 
     def __init__(self, definition: HostFunction, instance: Instance) -> None:
         self.definition = definition
         self.instance = instance
-        self.to_host, self.to_engine = definition.converters(instance.store.references)
+        self.to_host, to_engine = definition.converters(instance.store.references)
+        self.gives_references = any(isinstance(valtype, RefType) for valtype in definition.functype.results)
+        self.to_engine = _linking(to_engine) if self.gives_references and not definition.is_async else to_engine
 
     def host(self) -> Callable[..., Any] | None:
         """Return what engines call for a `def` function; None for an `async def` one."""
@@ -76,6 +82,32 @@ def _synchronous(binding: HostBinding) -> Callable[..., Any]:
         return results[0] if single else results
 
     return host
+
+
+def _linking(to_engine: Callable[[object], tuple[object, ...]]) -> Callable[[object], tuple[object, ...]]:
+    """Functions that a host function returns become part of the group of the guest that gets them."""
+
+    def convert(result: object) -> tuple[object, ...]:
+        values = to_engine(result)
+        activation = CURRENT.get()
+        if activation is not None:
+            link_now([activation.instance.group, *filter(None, map(group_of, values))], activation)
+        return values
+
+    return convert
+
+
+def heard(func: FuncInst, listeners: Listeners) -> FuncInst:
+    """Return *func* for an instance with listeners: they hear of each call. Others keep theirs, which tells nobody."""
+    host = func.host
+    if host is None:
+        return func
+
+    def telling(core: ModuleInst | None, *values: Any) -> Any:
+        listeners.host_call(func)
+        return host(core, *values)
+
+    return FuncInst(func.deftype, host=telling, name=func.name, owner=func.owner)
 
 
 def _raised(activation: Activation, core: ModuleInst | None, error: BaseException) -> None:

@@ -24,6 +24,7 @@ from aiowasm.store.growth import Account, LeasedHeap, Owned
 from aiowasm.store.handles import Global, Handle, Memory, Table, Tag
 from aiowasm.store.limits import Limits
 from aiowasm.store.listeners import Listeners
+from aiowasm.store.traces import trim
 
 if TYPE_CHECKING:
     from aiowasm.store.namespace import Namespace
@@ -127,6 +128,7 @@ class Instance:
         "plain",
         "ready",
         "slice_fuel",
+        "stack_pointer",
         "store",
         "tank",
         "tanks",
@@ -152,9 +154,11 @@ class Instance:
         """Whether it is open and its calls need no more than a free lock and an unspent budget."""
         self.freed = False
         self.heap: LeasedHeap | None = None
-        self.tank = Tank(limits.fuel)
+        self.tank = Tank()
         self.tanks = (self.tank, *namespace.tanks)
         self.slice_fuel: int = self.store.first_slice
+        self.stack_pointer: GlobalInst | None = None
+        """The shadow stack's, if the store restores it."""
         self.weight = 1
         self.interleave = False
         self.listeners: Listeners | None = None
@@ -250,11 +254,21 @@ class Instance:
             OutOfFuel: *fuel* is used up.
             DeadlineError: *timeout* is over.
         """
-        return await call(self._function(name), arguments, CURRENT.get(), fuel, timeout)
+        try:
+            return await call(self._function(name), arguments, CURRENT.get(), fuel, timeout)
+        except BaseException as error:
+            trim(error)
+            del self, arguments
+            raise
 
     def nowait(self, name: str, *arguments: Any) -> Any:
         """Call an export without waiting: see `Func.nowait`."""
-        return call_now(self._function(name), arguments, CURRENT.get())
+        try:
+            return call_now(self._function(name), arguments, CURRENT.get())
+        except BaseException as error:
+            trim(error)
+            del self, arguments
+            raise
 
     async def call_from(
         self,

@@ -57,13 +57,23 @@ def release(activation: Activation) -> None:
     activation.groups = ()
 
 
-def link_now(groups: list[Group]) -> Group:
-    """Merge *groups* without waiting.
+def link_now(groups: Iterable[Group], activation: Activation | None = None) -> Group:
+    """Merge *groups* without waiting; *activation* is what the current task works for.
 
     Raises:
         ReentrancyError: One of them is busy.
     """
     distinct = list(dict.fromkeys(groups))
-    if len(distinct) > 1 and any(group.stack or group.parked for group in distinct):
+    if len(distinct) > 1 and any(_is_busy(group, activation) for group in distinct):
         raise ReentrancyError("a function of another group of linked instances can only be stored while both are idle")
     return merge(distinct)
+
+
+def _is_busy(group: Group, activation: Activation | None) -> bool:
+    """Whether others than the chain of *activation*, which is in a host function, use *group*."""
+    if group.parked:
+        return True
+    if not group.stack:
+        return False
+    top = group.stack[-1]
+    return activation is None or not top.in_host or not activation.descends_from(top)

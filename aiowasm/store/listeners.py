@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aiowasm.engine.func import FuncInst
+    from aiowasm.store.activation import Activation
     from aiowasm.store.instance import Instance
 
 __all__ = ("Listener", "Listeners")
@@ -46,23 +48,40 @@ class Listener:
 class Listeners:
     """The listeners of one instance."""
 
-    __slots__ = ("instance", "listeners")
+    __slots__ = ("_selected", "instance", "listeners")
 
     def __init__(self, instance: Instance, listeners: Sequence[Listener]) -> None:
         self.instance = instance
         self.listeners = tuple(listeners)
+        self._selected: dict[FuncInst, tuple[Listener, ...]] = {}
+
+    def of(self, func: FuncInst) -> tuple[Listener, ...]:
+        """Return those that want to hear of *func*."""
+        selected = self._selected.get(func)
+        if selected is None:
+            handle = self.instance.store.handle(func)
+            selected = tuple(listener for listener in self.listeners if listener.select(handle))
+            self._selected[func] = selected
+        return selected
+
+    def host_call(self, func: FuncInst) -> None:
+        """Tell of a host call."""
+        for listener in self.of(func):
+            listener.host_call(self.instance.store.handle(func))
 
     def grew(self, entity: Any, old: int, new: int) -> None:
-        """Tell all of growth."""
+        """Tell of growth."""
         for listener in self.listeners:
             listener.grew(self.instance, self.instance.store.handle(entity), old, new)
 
     def close(self, instance: Instance, exit_code: int) -> None:
-        """Tell all of closing."""
+        """Tell of closing."""
         for listener in self.listeners:
             listener.close(instance, exit_code)
 
-    def yielded(self, fuel: int) -> None:
-        """Tell all of a pause."""
+    def yielded(self, activation: Activation) -> None:
+        """Tell of a pause."""
+        used = activation.accounted - activation.told
+        activation.told = activation.accounted
         for listener in self.listeners:
-            listener.yielded(self.instance, fuel)
+            listener.yielded(self.instance, used)

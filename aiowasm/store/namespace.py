@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import anyio
 from anyio import CancelScope
 
+from aiowasm.binary.names import decode_names
+from aiowasm.engine.func import FuncInst
+from aiowasm.engine.global_ import GlobalInst
+from aiowasm.engine.instance import ModuleInst
 from aiowasm.engine.instantiate import Bounds, Import, instantiate
 from aiowasm.errors import EXIT_CANCELLED, DeadlineError, ExitError, LinkError
 from aiowasm.store.activation import CURRENT, Activation, State
@@ -24,6 +28,7 @@ from aiowasm.store.func import alive
 from aiowasm.store.group import Group, merge
 from aiowasm.store.growth import Account, LeasedHeap, Owned
 from aiowasm.store.handles import Handle
+from aiowasm.store.hostcalls import HostBinding, heard
 from aiowasm.store.hostinstance import host_instance, own
 from aiowasm.store.instance import Instance
 from aiowasm.store.limits import Limits
@@ -32,6 +37,7 @@ from aiowasm.store.linking import resolve
 from aiowasm.store.listeners import Listener, Listeners
 from aiowasm.store.module import Module
 from aiowasm.store.statistics import Statistics, statistics_of
+from aiowasm.store.traces import trim
 from aiowasm.syntax.types import FuncType
 from aiowasm.validation.module import ValidatedModule
 
@@ -150,16 +156,23 @@ class Namespace(Generic[D]):
             return self._instantiate_host(source, source.name if name is None else name)
         if weight < 1:
             raise ValueError(f"weight must be at least 1, got {weight}")
-        limits = self.limits if limits is None else limits.within(self.limits)
-        transaction = _Transaction(self, name, limits, weight, interleave, (*self.store.listeners, *listeners))
-        seconds = limits.timeout if alive(CURRENT.get()) is None else None
-        if seconds is None:
-            return await transaction.run(source, imports or {})
-        if seconds <= 0:
+        inner = self.limits if limits is None else limits.within(self.limits)
+        transaction = _Transaction(self, name, inner, weight, interleave, (*self.store.listeners, *listeners))
+        if limits is not None:
+            transaction.instance.tank.limit = limits.fuel
+        seconds = inner.timeout if alive(CURRENT.get()) is None else None
+        try:
+            if seconds is None:
+                return await transaction.run(source, imports or {})
+            if seconds <= 0:
+                raise DeadlineError
+            with CancelScope(deadline=anyio.current_time() + seconds):
+                return await transaction.run(source, imports or {})
             raise DeadlineError
-        with CancelScope(deadline=anyio.current_time() + seconds):
-            return await transaction.run(source, imports or {})
-        raise DeadlineError
+        except BaseException as error:
+            trim(error)
+            del transaction, imports
+            raise
 
     async def run_command(self, module: Module | bytes, command: Command[R], *, limits: Limits | None = None) -> R:
         """Run *module* as a program with what *command*, a `Wasi`, gives it: call its `_start`, then close it.
@@ -401,6 +414,7 @@ class _Transaction:
         activation.groups = ()
         try:
             await enter_gate(activation)
+            instance.check()
             self._allocate(validated, entities)
             await self._start(activation, validated)
         finally:
@@ -412,11 +426,20 @@ class _Transaction:
         if lacks is not None:
             instance.backend = store.fallback(lacks, [entity for entity in entities if group_of(entity) is not None])
         limits = instance.limits
+        if instance.listeners is not None:
+            listeners = instance.listeners
+            entities = [
+                heard(entity, listeners)
+                if isinstance(entity, FuncInst) and isinstance(entity.owner, HostBinding)
+                else entity
+                for entity in entities
+            ]
         if instance.heap is None:
             raise RuntimeError("an instance without a heap")
         bounds = Bounds(instance.heap, limits.memory_pages << 16, limits.table_elements)
         core = instantiate(validated, entities, instance.backend, instance.name, bounds, self._adopt)
-        instance.core = core
+        if store.restore_stack_pointer:
+            instance.stack_pointer = _stack_pointer(core)
 
     def _adopt(self, core: Any) -> None:
         """Called with the entities allocated and nothing initialised: what is counted must fit before it is used."""
@@ -457,3 +480,17 @@ class _Transaction:
         finally:
             if CURRENT.get() is activation:
                 CURRENT.set(previous)
+
+
+def _stack_pointer(core: ModuleInst) -> GlobalInst | None:
+    """Return the global that is called `__stack_pointer` by an export or by the name section, or None."""
+    module = core.validated.module
+    for export in module.exports:
+        if export.kind == "global" and export.name == "__stack_pointer":
+            return core.globals[export.index]
+    for custom in module.customs:
+        if custom.name == "name":
+            for index, name in decode_names(custom.data).others.get("global", {}).items():
+                if name == "__stack_pointer" and index < len(core.globals):
+                    return core.globals[index]
+    return None

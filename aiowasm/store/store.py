@@ -18,7 +18,7 @@ from aiowasm.engine.table import TableInst
 from aiowasm.engine.tag import TagInst
 from aiowasm.errors import ExitError, LinkError, WasmException
 from aiowasm.features import DEFAULT, Features
-from aiowasm.store.activation import Activation
+from aiowasm.store.activation import CURRENT, Activation
 from aiowasm.store.definitions import Command, Definitions
 from aiowasm.store.engines import make_engine
 from aiowasm.store.func import Func, Signature
@@ -384,11 +384,11 @@ class Store(Generic[D]):
         """
         owned = entity.owner
         if isinstance(reference, FuncInst) and isinstance(owned, Owned):
-            link_now(self._linked(owned.instance, (reference,)))
+            link_now(self._linked(owned.instance, (reference,)), CURRENT.get())
 
     def link_arguments_now(self, instance: Instance, values: tuple[Any, ...]) -> None:
         """Merge the groups of functions that are passed to *instance* with its own, without waiting."""
-        link_now(self._linked(instance, values))
+        link_now(self._linked(instance, values), CURRENT.get())
 
     async def link_arguments(self, instance: Instance, values: tuple[Any, ...], activation: Activation) -> None:
         """Merge the groups of functions that are passed to *instance* with its own, waiting until they are free."""

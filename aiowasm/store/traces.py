@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from aiowasm.errors import FrameInfo
+from aiowasm.errors import AiowasmError, FrameInfo
 
-__all__ = ("annotate", "without_driver")
+__all__ = ("annotate", "trim", "without_driver")
 
+_MAX_CONTEXTS = 10
 _OURS = ("aiowasm.engine.", "aiowasm.store.")
 
 
@@ -29,3 +30,22 @@ def without_driver(traceback: TracebackType | None) -> TracebackType | None:
     for entry in reversed(kept):
         result = TracebackType(result, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
     return result
+
+
+def trim(error: BaseException) -> None:
+    """Cut our frames from *error* and from what it was raised in: a kept error keeps no instance alive.
+
+    An error that we made by mistake keeps them: somebody has to find it.
+    """
+    current: BaseException | None = error
+    for _ in range(_MAX_CONTEXTS):
+        if current is None:
+            return
+        traceback = current.__traceback__
+        kept = without_driver(traceback)
+        while traceback is not None and traceback.tb_next is not None:
+            traceback = traceback.tb_next
+        ours = traceback is not None and str(traceback.tb_frame.f_globals.get("__name__")).startswith(_OURS)
+        if not ours or isinstance(current, AiowasmError | TypeError | OverflowError):
+            current.__traceback__ = kept
+        current = current.__cause__ or current.__context__

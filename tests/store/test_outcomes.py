@@ -411,7 +411,9 @@ async def test_closing_a_yielded_call_wakes_it(engine: str) -> None:
 
         with anyio.fail_after(5):
             async with anyio.create_task_group() as tasks:
-                for name in ("spin", "nop", "nop"):  # two of them queue
+                tasks.start_soon(call, "spin")
+                await until(lambda: bool(guest.group.stack))
+                for name in ("nop", "nop"):  # they queue
                     tasks.start_soon(call, name)
                 await until(lambda: len(guest.group.queue) == 2)
                 guest.close_soon(12)

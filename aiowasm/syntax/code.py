@@ -7,11 +7,11 @@ sections are not here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from aiowasm.errors import InvalidError, MalformedError
-from aiowasm.limits import MAX_BR_TABLE_LABELS
+from aiowasm.limits import MAX_BR_TABLE_LABELS, MAX_CATCHES
 from aiowasm.syntax.instructions import BY_CODE, INSTRUCTIONS, PREFIXES, Instruction
 from aiowasm.syntax.leb128 import Buffer, read_s, read_u, write_s, write_u
 from aiowasm.syntax.module import Code
@@ -25,6 +25,7 @@ __all__ = (
     "instructions_at",
     "read_heaptype",
     "read_instruction",
+    "read_labels_steps",
     "read_reftype",
     "read_valtype",
     "write_heaptype",
@@ -180,16 +181,41 @@ def _count(buffer: Buffer, pos: int) -> tuple[int, int]:
 
 
 def _labels(buffer: Buffer, pos: int) -> tuple[tuple[int, ...], int]:
+    steps = read_labels_steps(buffer, pos)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            labels: tuple[int, ...]
+            labels, pos = stop.value
+            return labels, pos
+
+
+def read_labels_steps(buffer: Buffer, pos: int) -> Generator[None, None, tuple[tuple[int, ...], int]]:
+    """Read the labels of a br_table, yielding after some thousands of them."""
     count, pos = _count(buffer, pos)
-    labels = []
-    for _ in range(count + 1):
-        label, pos = read_u(buffer, pos, 32)
-        labels.append(label)
+    count += 1
+    labels: list[int] = []
+    while len(labels) < count:
+        # Nearly all labels are single bytes, which are taken many at a time.
+        some = bytes(buffer[pos : pos + min(count - len(labels), 4096)])
+        if some and max(some) < 0x80:
+            labels += some
+            pos += len(some)
+        else:
+            for _ in range(min(count - len(labels), 4096)):
+                label, pos = read_u(buffer, pos, 32)
+                labels.append(label)
+        if len(labels) < count:
+            yield
     return tuple(labels), pos
 
 
 def _valtypes(buffer: Buffer, pos: int) -> tuple[tuple[ValType, ...], int]:
+    at = pos
     count, pos = _count(buffer, pos)
+    if count > 1000:  # one is valid
+        raise InvalidError("invalid result arity", offset=at)
     valtypes = []
     for _ in range(count):
         valtype, pos = read_valtype(buffer, pos)
@@ -198,7 +224,10 @@ def _valtypes(buffer: Buffer, pos: int) -> tuple[tuple[ValType, ...], int]:
 
 
 def _catches(buffer: Buffer, pos: int) -> tuple[tuple[tuple[int, int | None, int], ...], int]:
+    at = pos
     count, pos = _count(buffer, pos)
+    if count > MAX_CATCHES:
+        raise InvalidError(f"too many items: MAX_CATCHES is {MAX_CATCHES:,}", offset=at)
     catches = []
     for _ in range(count):
         kind = _byte(buffer, pos)

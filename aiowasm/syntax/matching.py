@@ -40,6 +40,7 @@ __all__ = (
     "matches_heaptype",
     "matches_reftype",
     "matches_valtype",
+    "one_reftype",
 )
 
 
@@ -62,13 +63,17 @@ class DefType:
     itself: the display that makes a subtype test one comparison.
     """
 
-    __slots__ = ("__weakref__", "comptype", "final", "group", "index", "supertypes")
+    __slots__ = ("__weakref__", "comptype", "final", "group", "index", "reftypes", "supertypes")
 
     group: _Group
     index: int
     final: bool
     comptype: CompType
     supertypes: tuple[DefType, ...]
+    reftypes: tuple[RefType, RefType]
+
+    def __init__(self) -> None:
+        self.reftypes = (RefType(False, self), RefType(True, self))
 
     def __str__(self) -> str:
         # Types within stand as their kinds: written out they may be endless, or double at every level.
@@ -154,8 +159,15 @@ def _map_field(field: FieldType, change: _Change) -> FieldType:
 def map_valtype(valtype: ValType, change: _Change) -> ValType:
     """Return *valtype* with *change* applied to its heap type, if it has one."""
     if isinstance(valtype, RefType):
-        return RefType(valtype.nullable, change(valtype.heaptype))
+        return one_reftype(valtype.nullable, change(valtype.heaptype))
     return valtype
+
+
+def one_reftype(nullable: bool, heaptype: HeapType) -> RefType:
+    """Return the reference type; of closed types always the same object, so that equal ones are identical."""
+    if isinstance(heaptype, DefType):
+        return heaptype.reftypes[nullable]
+    return RefType(nullable, heaptype) if isinstance(heaptype, int) else _ABSTRACT[heaptype][nullable]
 
 
 _A = AbsHeapType
@@ -176,6 +188,9 @@ _ABOVE: dict[AbsHeapType, frozenset[AbsHeapType]] = {
     _A.BOT: frozenset(_A),
 }
 """Abstract heap type -> the abstract heap types it matches."""
+
+
+_ABSTRACT = {heaptype: (RefType(False, heaptype), RefType(True, heaptype)) for heaptype in _A}
 
 
 def kind_of(deftype: DefType) -> AbsHeapType:

@@ -14,7 +14,7 @@ from typing import Any
 from aiowasm import limits
 from aiowasm.errors import InvalidError, MalformedError
 from aiowasm.features import Feature, Features
-from aiowasm.syntax.code import decode_locals, read_instruction
+from aiowasm.syntax.code import decode_locals, read_instruction, read_labels_steps
 from aiowasm.syntax.instructions import BY_CODE, BY_NAME, INSTRUCTIONS, Instruction
 from aiowasm.syntax.leb128 import read_s, read_u
 from aiowasm.syntax.matching import is_defaultable, matches_heaptype, matches_valtype
@@ -24,7 +24,7 @@ from aiowasm.validation.context import Context, disabled, unknown
 from aiowasm.validation.record import Block, FunctionRecord, LocalTypes
 from aiowasm.validation.rules import NAMED_TYPES, RULES, fixed_type
 
-__all__ = ("validate_expr", "validate_function_steps")
+__all__ = ("validate_expr", "validate_expr_steps", "validate_function_steps")
 
 Operand = ValType | Bot
 
@@ -80,6 +80,10 @@ _KINDS = [_RULE] * 0x600
 _ATOMIC = frozenset(row.code for row in INSTRUCTIONS if row.code >= 0x500)
 _PREFIX = {0xFB: 0x100, 0xFC: 0x200, 0xFD: 0x300, 0xFE: 0x500}
 _CONST_CODES = (0x41, 0x42)
+_STEP_NBYTES = 6000
+_MANY = 8
+_MAX_MATCHED = 100_000
+_BR_TABLE = BY_NAME["br_table"]
 
 # Bulk instructions: 64ths of a unit of fuel per element of their length, which is their last operand.
 _BULK = {
@@ -161,17 +165,44 @@ def _requires(params: Sequence[ValType], found: Sequence[Operand]) -> InvalidErr
     return InvalidError(f"type mismatch: instruction requires [{required}] but stack has [{has}]")
 
 
-def _pop(stack: list[Any], height: int, unreachable: bool, params: Sequence[ValType]) -> None:
-    """Pop operands of the types *params*, by matching."""
-    found = stack[max(height, len(stack) - len(params)) :]
+def _pop(
+    stack: list[Any],
+    height: int,
+    unreachable: bool,
+    params: Sequence[ValType],
+    matched: set[tuple[int, int]] | None = None,
+) -> None:
+    """Pop operands of the types *params*, by matching; *matched* remembers for long lists what has been compared."""
+    count = len(params)
+    found = stack[max(height, len(stack) - count) :]
+    if count > _MANY and matched is not None and len(found) == count and _all_match(found, params, matched):
+        del stack[-count:]
+        return
     for expected in reversed(params):
         if len(stack) <= height:
             if unreachable:
-                continue
+                return
             raise _requires(params, found)
         actual = stack.pop()
         if actual is not expected and not matches_valtype(actual, expected):
             raise _requires(params, found)
+
+
+def _all_match(subs: Sequence[Operand], sups: Sequence[ValType], matched: set[tuple[int, int]]) -> bool:
+    """Whether types match others one by one; at once where they are the same or have been compared before."""
+    if len(subs) != len(sups):
+        return False
+    if len(subs) <= _MANY:
+        return all(map(matches_valtype, subs, sups))
+    pairs = zip(map(id, subs), map(id, sups), strict=True)
+    if tuple(subs) == tuple(sups) or matched.issuperset(pairs):
+        return True
+    if not all(map(matches_valtype, subs, sups)):
+        return False
+    if len(matched) > _MAX_MATCHED:
+        matched.clear()
+    matched.update(zip(map(id, subs), map(id, sups), strict=True))
+    return True
 
 
 def _pop_one(stack: list[Any], height: int, unreachable: bool) -> Operand:
@@ -192,9 +223,11 @@ def _pop_ref(stack: list[Any], height: int, unreachable: bool) -> RefType:
     return popped
 
 
-def _check_results(stack: list[Any], height: int, unreachable: bool, results: Sequence[ValType]) -> None:
+def _check_results(
+    stack: list[Any], height: int, unreachable: bool, results: Sequence[ValType], matched: set[tuple[int, int]]
+) -> None:
     """Check that the operands of a block that ends are exactly its results, and pop them."""
-    _pop(stack, height, unreachable, results)
+    _pop(stack, height, unreachable, results, matched)
     if len(stack) != height:
         required, has = (" ".join(map(str, types[-20:])) for types in (results, [*stack[height:], *results]))
         raise InvalidError(f"type mismatch: block requires [{required}] but stack has [{has}]")
@@ -268,7 +301,7 @@ def _check_catches(
             carried = (*carried, context.reftype(False, AbsHeapType.EXN))
         target = _label(ctrl, depth)
         labels = target.labels
-        if len(labels) != len(carried) or not all(map(matches_valtype, carried, labels)):
+        if not _all_match(carried, labels, context.matched):
             raise InvalidError("type mismatch: what a catch carries and its label")
         made.append((kind, tagidx, target))
     return tuple(made)
@@ -325,22 +358,35 @@ def validate_function_steps(context: Context, index: int) -> Generator[None, Non
         locals_ = functype.params + tuple(valtype for count, valtype in runs for _ in range(count))
     else:
         locals_ = LocalTypes([*((1, valtype) for valtype in functype.params), *runs])
-    unset: set[int] = set()
-    first = len(functype.params)
-    for count, valtype in runs:
-        if not is_defaultable(valtype):
-            unset.update(range(first, first + count))
-        first += count
-    record = FunctionRecord(locals_, len(functype.params), functype.results)
+    unset = not all(is_defaultable(valtype) for count, valtype in runs if count)
+    record = FunctionRecord(locals_, len(functype.params), functype.results, code.nbytes)
     yield from _walk(context, record, code.buffer, body, code.end, unset, funcidx, None)
     return record
 
 
 def validate_expr(context: Context, expr: Expr, expected: ValType, nglobals: int) -> FunctionRecord:
     """Validate the constant expression *expr* of type *expected*; it may get the first *nglobals* globals."""
-    record = FunctionRecord((), 0, (expected,))
-    for _ in _walk(context, record, expr.code, 0, len(expr.code), set(), None, (nglobals, expr.offset)):
-        pass
+    steps = validate_expr_steps(context, expr, expected, nglobals)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            record: FunctionRecord = stop.value
+            return record
+
+
+def validate_expr_steps(
+    context: Context, expr: Expr, expected: ValType, nglobals: int
+) -> Generator[None, None, FunctionRecord]:
+    """Like `validate_expr`; yields after some thousands of bytes of a long expression."""
+    nbytes = len(expr.code)
+    record = FunctionRecord((), 0, (expected,), nbytes)
+    walk = _walk(context, record, expr.code, 0, nbytes, False, None, (nglobals, expr.offset))
+    if nbytes > _STEP_NBYTES:
+        yield from walk
+    else:
+        for _ in walk:
+            pass
     return record
 
 
@@ -381,13 +427,16 @@ def _walk(
     buf: bytes,
     p: int,
     end: int,
-    unset: set[int],
+    unset: bool,
     funcidx: int | None,
     constant: tuple[int, int] | None,
 ) -> Generator[None, None, None]:
     kinds = _kinds(context.features, constant is not None)
     locals_ = record.locals
     nlocals = len(locals_)
+    nparams = record.nparams
+    matched = context.matched
+    inited: set[int] = set()
     ops, immediates, offsets = record.ops, record.immediates, record.offsets
     cost, checks, blocks = record.cost, record.checks, record.blocks
     globals_ = context.globals
@@ -410,10 +459,12 @@ def _walk(
     inits: list[int] = []
     pos = p
     op = 0
+    row: Instruction
+    read: tuple[Any, ...]
     imm: Any = None
     try:
         while p < end and ctrl:
-            stop = min(end, p + 6000)
+            stop = min(end, p + _STEP_NBYTES)
             while p < stop:
                 pos = p
                 op = buf[p]
@@ -442,7 +493,7 @@ def _walk(
                         imm, p = read_u(buf, p - 1, 32)
                     if imm >= nlocals:
                         unknown("local", imm)
-                    if unset and imm in unset:
+                    if unset and imm >= nparams and imm not in inited and not is_defaultable(locals_[imm]):
                         raise InvalidError(f"uninitialized local {imm}")
                     stack.append(locals_[imm])
                 elif kind == 2:  # i32.const
@@ -504,8 +555,8 @@ def _walk(
                         _pop(stack, height, unreachable, (valtype,))
                         if kind == 5:
                             stack.append(valtype)
-                    if unset and imm in unset:
-                        unset.discard(imm)
+                    if unset and imm not in inited:
+                        inited.add(imm)
                         inits.append(imm)
                 elif kind == 6:  # i64.const
                     imm, p = read_s(buf, p, 64)
@@ -519,8 +570,12 @@ def _walk(
                         raise InvalidError("constant expression required")
                     stack.append(globals_[imm].valtype)
                 elif kind == _CONTROL:
-                    row, read, p = read_instruction(buf, pos)
-                    new = 0
+                    if op == 0x0E:
+                        labels_, p = yield from read_labels_steps(buf, p)
+                        row, read = _BR_TABLE, (labels_,)
+                    else:
+                        row, read, p = read_instruction(buf, pos)
+                    new = weight = 0
                     record_this = live
                     imm = None
                     dead = False
@@ -539,7 +594,8 @@ def _walk(
                                     if isinstance(target, Block):
                                         target.targeted = True
                                 made.has_call = True
-                        _pop(stack, height, unreachable, params_)
+                        _pop(stack, height, unreachable, params_, matched)
+                        weight = len(params_) + len(results)
                         block.unreachable = unreachable
                         block = made
                         block.height = height = len(stack)
@@ -556,14 +612,12 @@ def _walk(
                                 record.tries.append(block)
                             new = 2 if name == "loop" else 1 if name == "if" else 0
                     elif name in ("end", "delegate"):
-                        _check_results(stack, height, unreachable, block.results)
+                        _check_results(stack, height, unreachable, block.results, matched)
                         if name == "delegate":
                             if block.kind != "try" or block.in_catch or block.else_ != -1:
                                 raise InvalidError("type mismatch: delegate outside a try")
                         elif block.kind == "if" and block.else_ == -1 and not block.in_catch:
-                            if len(block.params) != len(block.results) or not all(
-                                map(matches_valtype, block.params, block.results)
-                            ):
+                            if not _all_match(block.params, block.results, matched):
                                 raise InvalidError("type mismatch: if without else changes the stack")
                             block.live = block.recorded
                         ctrl.pop()
@@ -573,7 +627,7 @@ def _walk(
                         if record_this:
                             live = live or block.live or block.targeted
                         while len(inits) > closed.inits:
-                            unset.add(inits.pop())
+                            inited.discard(inits.pop())
                         if name == "delegate":
                             target = _label(ctrl, read[0])
                             imm = target
@@ -600,18 +654,20 @@ def _walk(
                                 raise MalformedError("END opcode expected", offset=pos + base)
                         elif block.kind != "try" or block.else_ != -1:
                             raise MalformedError("END opcode expected", offset=pos + base)
-                        _check_results(stack, height, unreachable, block.results)
+                        _check_results(stack, height, unreachable, block.results, matched)
                         block.live = block.live or live
                         block.in_catch = True
                         live = record_this = block.recorded
                         unreachable = False
                         while len(inits) > block.inits:
-                            unset.add(inits.pop())
+                            inited.discard(inits.pop())
                         new = 1
                         if name == "else":
                             block.else_ = len(ops) if live else -2
                             stack += block.params
                         else:
+                            if len(block.catches) >= limits.MAX_CATCHES:
+                                raise InvalidError(f"too many items: MAX_CATCHES is {limits.MAX_CATCHES:,}")
                             if name == "catch":
                                 imm = read[0]
                                 stack += context.tag(imm).params
@@ -627,32 +683,50 @@ def _walk(
                             new = 1
                         else:
                             dead = True
-                        _pop(stack, height, unreachable, imm.labels)
-                        stack += imm.labels
+                        carried = imm.labels
+                        weight = len(carried)
+                        _pop(stack, height, unreachable, carried, matched)
+                        stack += carried
                         if live:
                             imm.targeted = True
                     elif name == "br_table":
                         _pop(stack, height, unreachable, (I32,))
-                        imm = tuple([_label(ctrl, depth) for depth in read[0]])
+                        depths = read[0]
+                        targets: dict[int, Block] = {}
+                        listed: list[Block] = []
+                        for first in range(0, len(depths), 20_000):
+                            some = depths[first : first + 20_000]
+                            for depth in dict.fromkeys(some):
+                                if depth not in targets:
+                                    targets[depth] = _label(ctrl, depth)
+                            listed += map(targets.__getitem__, some)
+                            if first:
+                                yield
+                        imm = tuple(listed)
                         arity = len(imm[-1].labels)
+                        operands = stack[max(height, len(stack) - arity) :]
                         seen: set[int] = set()
-                        for target in imm:
-                            if id(target.labels) not in seen:
-                                seen.add(id(target.labels))
-                                if len(target.labels) != arity:
+                        for target in targets.values():
+                            target_labels = target.labels
+                            if id(target_labels) not in seen:
+                                seen.add(id(target_labels))
+                                weight += len(target_labels)
+                                if len(target_labels) != arity:
                                     raise InvalidError("type mismatch: labels of br_table carry different numbers")
                                 # Matching must not narrow what later labels see, so each label pops a copy.
-                                _pop(stack[height:] if arity else [], 0, unreachable, target.labels)
+                                _pop(operands.copy(), 0, unreachable, target_labels, matched)
                             if live:
                                 target.targeted = True
                         dead = True
                     elif name in ("return", "throw", "throw_ref", "rethrow", "unreachable"):
                         dead = True
                         if name == "return":
-                            _pop(stack, height, unreachable, record.results)
+                            _pop(stack, height, unreachable, record.results, matched)
+                            weight = len(record.results)
                         elif name == "throw":
                             imm = read[0]
-                            _pop(stack, height, unreachable, context.tag(imm).params)
+                            _pop(stack, height, unreachable, context.tag(imm).params, matched)
+                            weight = len(context.tag(imm).params)
                         elif name == "throw_ref":
                             _pop(stack, height, unreachable, (context.reftype(True, AbsHeapType.EXN),))
                         elif name == "rethrow":
@@ -696,11 +770,11 @@ def _walk(
                     else:  # calls
                         functype, above = _callee(context, row, read)
                         imm = read[0] if len(read) == 1 else read
-                        _pop(stack, height, unreachable, (*functype.params, *above))
+                        _pop(stack, height, unreachable, above)
+                        _pop(stack, height, unreachable, functype.params, matched)
+                        weight = len(functype.params) + len(functype.results)
                         if name.startswith("return"):
-                            if len(functype.results) != len(record.results) or not all(
-                                map(matches_valtype, functype.results, record.results)
-                            ):
+                            if not _all_match(functype.results, record.results, matched):
                                 raise InvalidError("type mismatch: results of a tail call")
                             dead = True
                         else:
@@ -725,6 +799,10 @@ def _walk(
                     if dead:
                         del stack[height:]
                         unreachable = True
+                    if weight > _MANY:
+                        stop -= weight >> 2
+                        if len(stack) > limits.MAX_OPERANDS:
+                            raise InvalidError(f"too many operands: MAX_OPERANDS is {limits.MAX_OPERANDS:,}")
                     continue
                 elif kind == _RULE:
                     row, read, p = read_instruction(buf, pos)
@@ -732,8 +810,9 @@ def _walk(
                     params_r, results_r, imm = (
                         fixed_type(context, row, read) if rule is None else rule(context, constant is not None, *read)
                     )
-                    _pop(stack, height, unreachable, params_r)
+                    _pop(stack, height, unreachable, params_r, matched)
                     stack += results_r
+                    stop -= len(params_r) >> 2
                 elif kind == _ONE:
                     if op > 0xFF:
                         p = read_instruction(buf, pos)[2]

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from aiowasm.errors import InvalidError, MalformedError
 from aiowasm.features import Feature, Features
-from aiowasm.syntax.matching import DefType
+from aiowasm.syntax.matching import DefType, one_reftype
 from aiowasm.syntax.module import Module
 from aiowasm.syntax.types import (
     AbsHeapType,
@@ -61,7 +61,12 @@ class Context:
         self.nimported_globals = 0
         self.place = (0, 0)
         """Section and item that is being validated, for errors that have no offset of their own."""
-        self._reftypes: dict[RefType, RefType] = {}
+        self.matched: set[tuple[int, int]] = set()
+        """Identities of types of which the first matches the second, for long lists of operands."""
+        self.operands: dict[int, tuple[ValType, ...]] = {}
+        """What struct.new pops, by type index."""
+        self.defaultable: set[int] = set()
+        """Indices of structure types known to have default values."""
 
     def functype(self, funcidx: int) -> DefType:
         """The type of a function of the function index space."""
@@ -73,9 +78,8 @@ class Context:
             disabled(feature, what)
 
     def reftype(self, nullable: bool, heaptype: HeapType) -> RefType:
-        """The reference type, one object per type and module so that the walk compares by identity."""
-        made = RefType(nullable, heaptype)
-        return self._reftypes.setdefault(made, made)
+        """The reference type, one object per type so that the walk compares by identity."""
+        return one_reftype(nullable, heaptype)
 
     def close_heaptype(self, heaptype: HeapType) -> HeapType:
         """Check *heaptype* and return it closed."""

@@ -38,7 +38,7 @@ from aiowasm.syntax.types import (
     TagType,
     ValType,
 )
-from aiowasm.validation.code import validate_expr, validate_function_steps
+from aiowasm.validation.code import validate_expr_steps, validate_function_steps
 from aiowasm.validation.context import Context, unknown
 from aiowasm.validation.record import FunctionRecord
 
@@ -287,7 +287,7 @@ def _inits(context: Context) -> Generator[None, None, None]:
     for number, entry in enumerate(context.module.globals):
         context.place = (6, number)
         valtype = context.close_valtype(entry.type.valtype)
-        validate_expr(context, entry.init, valtype, len(context.globals) if all_before else imported)
+        yield from validate_expr_steps(context, entry.init, valtype, len(context.globals) if all_before else imported)
         context.globals.append(GlobalType(valtype, entry.type.mutable))
         if number % _EVERY == 0:
             yield
@@ -300,7 +300,7 @@ def _inits(context: Context) -> Generator[None, None, None]:
         if table.init is not None:
             context.need(Feature.FUNCTION_REFERENCES, "the initial value of a table")
             # Tables come before the module's own globals, which are therefore not in scope.
-            validate_expr(context, table.init, reftype, imported)
+            yield from validate_expr_steps(context, table.init, reftype, imported)
         elif not is_defaultable(reftype):
             raise InvalidError("type mismatch: a table without initial value of a type without default")
 
@@ -319,7 +319,7 @@ def _segments(context: Context) -> Generator[None, None, None]:
                 yield
         else:
             for expr in elem.init:
-                validate_expr(context, expr, reftype, nglobals)
+                yield from validate_expr_steps(context, expr, reftype, nglobals)
                 done += 1
                 if done % _EVERY == 0:
                     yield
@@ -330,7 +330,7 @@ def _segments(context: Context) -> Generator[None, None, None]:
             table = context.table(tableidx)
             if not matches_valtype(reftype, table.reftype):
                 raise InvalidError("type mismatch: element segment and table")
-            validate_expr(context, offset, _at(table.addrtype), nglobals)
+            yield from validate_expr_steps(context, offset, _at(table.addrtype), nglobals)
         if number % _EVERY == 0:
             yield
     for number, data in enumerate(context.module.datas):
@@ -339,7 +339,7 @@ def _segments(context: Context) -> Generator[None, None, None]:
             context.need(Feature.BULK_MEMORY, "a passive segment")
         else:
             memidx, offset = data.mode
-            validate_expr(context, offset, _at(context.mem(memidx).addrtype), nglobals)
+            yield from validate_expr_steps(context, offset, _at(context.mem(memidx).addrtype), nglobals)
         if number % _EVERY == 0:
             yield
 

@@ -6,12 +6,15 @@ Filled in by the walk of `aiowasm.validation.code`; nothing here checks or decod
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, MutableMapping, MutableSet
 
 from aiowasm.syntax.types import ValType
 
 __all__ = ("Block", "FunctionRecord", "LocalTypes")
+
+_LARGE_NBYTES = 1 << 17
+"""Bodies above this keep numbers in arrays: a dict takes a hundred bytes for what two bytes of code can ask for."""
 
 
 class Block:
@@ -34,7 +37,6 @@ class Block:
         "in_catch",
         "inits",
         "kind",
-        "labels",
         "live",
         "params",
         "recorded",
@@ -50,7 +52,6 @@ class Block:
         self.kind = kind
         self.params = params
         self.results = results
-        self.labels = params if kind == "loop" else results
         self.height = height
         self.depth = depth
         self.start = -1
@@ -65,6 +66,11 @@ class Block:
         self.live = False
         self.inits = 0
         self.in_catch = False
+
+    @property
+    def labels(self) -> tuple[ValType, ...]:
+        """The types that a branch to it carries."""
+        return self.params if self.kind == "loop" else self.results
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.start}..{self.end}>"
@@ -104,12 +110,81 @@ class LocalTypes:
             before = end
 
 
+class _Costs(MutableMapping[int, int]):
+    """A mapping from ascending operator indices to units of fuel, in two arrays."""
+
+    __slots__ = ("_at", "_units")
+
+    def __init__(self) -> None:
+        self._at = array("i")
+        self._units = array("I")
+
+    def _find(self, index: int) -> int:
+        place = bisect_left(self._at, index)
+        if place == len(self._at) or self._at[place] != index:
+            raise KeyError(index)
+        return place
+
+    def __getitem__(self, index: int) -> int:
+        return self._units[self._find(index)]
+
+    def __setitem__(self, index: int, units: int) -> None:
+        if self._at and index <= self._at[-1]:
+            self._units[self._find(index)] = units
+            return
+        self._at.append(index)
+        self._units.append(units)
+
+    def __delitem__(self, index: int) -> None:
+        place = self._find(index)
+        del self._at[place], self._units[place]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._at)
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+
+class _Indices(MutableSet[int]):
+    """A set of operator indices that are added in ascending order, in an array."""
+
+    __slots__ = ("_at",)
+
+    def __init__(self, indices: Iterable[int] = ()) -> None:
+        self._at = array("i", sorted(indices))
+
+    def __contains__(self, index: object) -> bool:
+        if not isinstance(index, int):
+            return False
+        place = bisect_left(self._at, index)
+        return place < len(self._at) and self._at[place] == index
+
+    def add(self, value: int) -> None:
+        """Add an index."""
+        if not self._at or value > self._at[-1]:
+            self._at.append(value)
+        elif value not in self:
+            self._at.insert(bisect_left(self._at, value), value)
+
+    def discard(self, value: int) -> None:
+        """Remove an index if it is there."""
+        if value in self:
+            del self._at[bisect_left(self._at, value)]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._at)
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+
 class FunctionRecord:
     """A validated function as the engines want it: only operators that can be reached.
 
-    `cost[i]` is the fuel of the segment that starts after operator i (-1: function entry); `checks` are those i whose
-    segment is a check point. `blocks` are in the order of their starts, the function itself first; `tries` are those of
-    them that catch.
+    `ops` are the dense numbers of the instruction table, `offsets` where they stand in the binary. `cost[i]` is the
+    fuel of the segment that starts after operator i (-1: function entry); `checks` are those i whose segment is a check
+    point. `blocks` are in the order of their starts, the function itself first; `tries` are those of them that catch.
     """
 
     __slots__ = (
@@ -126,15 +201,23 @@ class FunctionRecord:
         "tries",
     )
 
-    def __init__(self, locals_: tuple[ValType, ...] | LocalTypes, nparams: int, results: tuple[ValType, ...]) -> None:
-        self.ops: list[int] = []
+    def __init__(
+        self,
+        locals_: tuple[ValType, ...] | LocalTypes,
+        nparams: int,
+        results: tuple[ValType, ...],
+        body_nbytes: int = 0,
+    ) -> None:
+        self.ops = array("H")
         self.immediates: list[object] = []
-        self.offsets = array("Q")
+        self.offsets = array("I")
         self.locals = locals_
         self.nparams = nparams
         self.results = results
         self.max_height = 0
-        self.cost: dict[int, int] = {}
-        self.checks: set[int] = {-1}
+        self.cost: MutableMapping[int, int] = {}
+        self.checks: MutableSet[int] = {-1}
+        if body_nbytes > _LARGE_NBYTES:
+            self.cost, self.checks = _Costs(), _Indices((-1,))
         self.blocks: list[Block] = []
         self.tries: list[Block] = []

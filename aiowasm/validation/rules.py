@@ -185,12 +185,17 @@ def _ref_func(context: Context, constant: bool, funcidx: int) -> Type:
 
 def _struct_new(context: Context, _constant: bool, typeidx: int) -> Type:
     struct = context.struct(typeidx)
-    return [_unpacked(field) for field in struct.fields], (_ref(context, typeidx, False),), typeidx
+    operands = context.operands.get(typeidx)
+    if operands is None:
+        operands = context.operands[typeidx] = tuple([_unpacked(field) for field in struct.fields])
+    return operands, (_ref(context, typeidx, False),), typeidx
 
 
 def _struct_new_default(context: Context, _constant: bool, typeidx: int) -> Type:
-    if not all(is_defaultable(field.storage) for field in context.struct(typeidx).fields):
-        raise InvalidError("type mismatch: a field has no default value")
+    if typeidx not in context.defaultable:
+        if not all(is_defaultable(field.storage) for field in context.struct(typeidx).fields):
+            raise InvalidError("type mismatch: a field has no default value")
+        context.defaultable.add(typeidx)
     return (), (_ref(context, typeidx, False),), typeidx
 
 

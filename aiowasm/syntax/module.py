@@ -202,9 +202,10 @@ class Custom:
 class Module:
     """A module. Index spaces count imports first, as in the standard.
 
-    `data_count` is the data count section's number, None where there is none. `customs` are all custom sections, the
-    name section included. `places` are the offsets of the items of each section by its id, for errors; of the function
-    section it is only where the first one is. A module that was not binary has none.
+    `data_count` is the data count section's number, None where there is none; it repeats what `datas` says, for those
+    who read a binary in one pass, and takes no part in comparison: the text format has no such thing. `customs` are all
+    custom sections, the name section included. `places` are the offsets of the items of each section by its id, for
+    errors; of the function section it is only where the first one is. A module that was not binary has none.
     """
 
     types: tuple[RecType, ...] = ()
@@ -217,7 +218,7 @@ class Module:
     exports: tuple[Export, ...] = ()
     start: int | None = None
     elems: tuple[Elem, ...] = ()
-    data_count: int | None = None
+    data_count: int | None = field(default=None, compare=False)
     datas: tuple[Data, ...] = ()
     customs: tuple[Custom, ...] = ()
     places: dict[int, array[int]] = field(default_factory=dict, compare=False, repr=False)

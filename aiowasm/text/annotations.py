@@ -5,13 +5,16 @@ Where annotations may stand is the parser's business; the lexer only collects th
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
 from aiowasm.errors import MalformedError
 from aiowasm.syntax.leb128 import write_u
 from aiowasm.syntax.module import Custom
 from aiowasm.text.code import BRANCH_HINT
 from aiowasm.text.lexer import Annotation, Lexer
 
-__all__ = ("branch_hint_section", "custom_section", "name_of", "name_section")
+__all__ = ("branch_hint_section", "custom_section", "in_order", "name_of", "name_section")
 
 _SECTIONS = {
     "type": 1,
@@ -28,7 +31,9 @@ _SECTIONS = {
     "code": 10,
     "data": 11,
 }
-_LAST = 11
+_END = 14
+"""The place of custom sections that are to come last, until it is known which section that is."""
+_NEVER_EMPTY = (8, 12)
 _SUBSECTIONS = {"func": 1, "type": 4, "table": 5, "memory": 6, "global": 7, "elem": 8, "data": 9, "tag": 11}
 
 
@@ -45,7 +50,7 @@ def custom_section(lexer: Lexer, annotation: Annotation) -> Custom:
         name = tokens[0][1].decode()
     except UnicodeDecodeError:
         raise error("malformed UTF-8 encoding") from None
-    position, place = 1, _LAST
+    position, place = 1, _END
     if len(tokens) > 1 and tokens[1][0] == "(":
         words = [value for _, value in tokens[2:5]]
         if not words or words[0] not in ("before", "after"):
@@ -68,7 +73,7 @@ def _place(relation: str, section: str) -> int:
     if section == "first":
         return 0 if relation == "before" else 1
     if section == "last":
-        return _LAST if relation == "after" else 10
+        return _END if relation == "after" else 10
     if relation == "after":
         return _SECTIONS[section]
     ids = [0, *_SECTIONS.values()]
@@ -86,6 +91,22 @@ def name_of(lexer: Lexer, annotation: Annotation) -> str:
         raise lexer.error("@name annotation: malformed UTF-8 encoding", annotation.offset) from None
 
 
+def in_order(customs: Sequence[Custom], present: Collection[int]) -> tuple[Custom, ...]:
+    """Custom sections in the order of the binary format, where the sections *present* are not empty.
+
+    A binary can say that a section is empty for one to stand behind it, but for the start and the data count.
+    """
+    placed: list[Custom] = []
+    last = 0
+    for section in (0, *_SECTIONS.values()):
+        here = [custom for custom in customs if custom.place == section]
+        if section in present or (here and section not in _NEVER_EMPTY):
+            last = section
+        placed += [replace(custom, place=last) for custom in here]
+    placed += [replace(custom, place=last) for custom in customs if custom.place == _END]
+    return tuple(placed)
+
+
 def name_section(module_name: str | None, names: dict[str, dict[int, str]]) -> Custom:
     """The name section of a module's own name and those in its index spaces."""
     out = bytearray()
@@ -101,7 +122,7 @@ def name_section(module_name: str | None, names: dict[str, dict[int, str]]) -> C
                 write_u(content, index)
                 _write_name(content, name)
             _write_subsection(out, number, content)
-    return Custom("name", bytes(out), _LAST)
+    return Custom("name", bytes(out), _END)
 
 
 def branch_hint_section(hints: dict[int, list[tuple[int, int]]]) -> Custom:

@@ -7,9 +7,11 @@ the types, to read the rest. Instructions, types and literals have their own fil
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sized
+from dataclasses import replace
 
 from aiowasm.features import DEFAULT, Feature, Features
-from aiowasm.syntax.code import encode_instruction, encode_locals
+from aiowasm.syntax.code import encode_instruction, encode_locals, read_instruction
 from aiowasm.syntax.instructions import BY_NAME
 from aiowasm.syntax.module import Custom, Data, Elem, Export, Expr, Funcs, Global, Import, Module, Table
 from aiowasm.syntax.types import (
@@ -26,7 +28,7 @@ from aiowasm.syntax.types import (
     TagType,
     ValType,
 )
-from aiowasm.text.annotations import branch_hint_section, custom_section, name_of, name_section
+from aiowasm.text.annotations import branch_hint_section, custom_section, in_order, name_of, name_section
 from aiowasm.text.code import BRANCH_HINT, CodeParser
 from aiowasm.text.lexer import Annotation, Lexer
 from aiowasm.text.types import Context
@@ -38,19 +40,20 @@ _FUNC = RefType(False, AbsHeapType.FUNC)
 _KNOWN_ANNOTATIONS = ("custom", "name", BRANCH_HINT)
 
 
-def parse_module(text: str | bytes, features: Features = DEFAULT) -> Module:
+def parse_module(text: str | bytes, features: Features = DEFAULT, *, names: bool = False) -> Module:
     """The module that a text is: `(module ...)`, or its fields alone.
 
     Of the features only those matter that change the grammar (limits of 64 bits, elements that are not functions);
-    validation looks at the others.
+    validation looks at the others. With *names*, identifiers become a name section, so that traces show them; @name
+    annotations win over them.
 
     Raises `MalformedError` for anything else, with line and column.
     """
     lexer = Lexer(text)
     if lexer.at_form("module"):
-        module = parse_module_fields(lexer, features)
+        module = parse_module_fields(lexer, features, names=names)
     else:
-        module = _ModuleParser(lexer, features).parse(0)
+        module = _ModuleParser(lexer, features, names).parse(0)
     if lexer.kind != "eof":
         raise lexer.unexpected()
     # An annotation behind the module belongs to nothing.
@@ -58,15 +61,29 @@ def parse_module(text: str | bytes, features: Features = DEFAULT) -> Module:
     return module
 
 
-def parse_module_fields(lexer: Lexer, features: Features = DEFAULT) -> Module:
-    """Pass `(module ...)` in a text, where `lexer` is before its parenthesis."""
+def parse_module_fields(lexer: Lexer, features: Features = DEFAULT, *, names: bool = False) -> Module:
+    """Pass `(module ...)` in a text, where `lexer` is before its parenthesis; the rest is as for `parse_module`."""
     at = lexer.position
     lexer.open("module")
     lexer.accept("definition")
-    lexer.accept_id()
-    module = _ModuleParser(lexer, features).parse(at)
+    identifier = lexer.accept_id()
+    parser = _ModuleParser(lexer, features, names)
+    if names and identifier is not None:
+        parser.module_name = identifier[1:]
+    module = parser.parse(at)
     lexer.close()
     return module
+
+
+def _functions(exprs: list[Expr]) -> array[int] | None:
+    """The functions that expressions refer to, if each is a `ref.func`."""
+    functions = array("I")
+    for expr in exprs:
+        row, immediates, after = read_instruction(expr.code, 0)
+        if row.name != "ref.func" or after != len(expr.code) - 1:
+            return None
+        functions.append(immediates[0])
+    return functions
 
 
 def _refuse_annotations(lexer: Lexer, start: int, end: int) -> None:
@@ -79,11 +96,35 @@ def _refuse_annotations(lexer: Lexer, start: int, end: int) -> None:
                     raise lexer.error(f"misplaced @{annotation.name} annotation", annotation.offset)
 
 
+def _sections(module: Module) -> set[int]:
+    """The ids of the sections that the binary form of *module* has."""
+    contents: dict[int, Sized] = {
+        1: module.types,
+        2: module.imports,
+        3: module.funcs,
+        4: module.tables,
+        5: module.mems,
+        13: module.tags,
+        6: module.globals,
+        7: module.exports,
+        9: module.elems,
+        10: module.funcs,
+        11: module.datas,
+    }
+    present = {section for section, items in contents.items() if len(items)}
+    if module.start is not None:
+        present.add(8)
+    if module.data_count is not None:
+        present.add(12)
+    return present
+
+
 class _ModuleParser:
     """Parses the fields of one module."""
 
-    def __init__(self, lexer: Lexer, features: Features) -> None:
+    def __init__(self, lexer: Lexer, features: Features, with_names: bool) -> None:
         self.lexer = lexer
+        self.with_names = with_names
         self.features = features
         self.context = Context(lexer, 64 if Feature.MEMORY64 in features else 32)
         self.buffer = bytearray()
@@ -129,11 +170,16 @@ class _ModuleParser:
 
     def _module(self) -> Module:
         customs = list(self.customs)
+        if self.with_names:
+            for space, identifiers in self.context.ids.items():
+                found = {index: identifier[1:] for identifier, index in identifiers.items()}
+                if found:
+                    self.names[space] = found | self.names.get(space, {})
         if self.module_name is not None or self.names:
             customs.append(name_section(self.module_name, self.names))
         if self.hints:
             customs.append(branch_hint_section(self.hints))
-        return Module(
+        module = Module(
             types=tuple(self.context.rectypes),
             imports=tuple(self.imports),
             funcs=Funcs(self.typeidxs, bytes(self.buffer), self.starts, self.ends),
@@ -146,8 +192,8 @@ class _ModuleParser:
             elems=tuple(self.elems),
             data_count=len(self.datas) if self.code.uses_data else None,
             datas=tuple(self.datas),
-            customs=tuple(customs),
         )
+        return replace(module, customs=in_order(customs, _sections(module))) if customs else module
 
     # Annotations.
 
@@ -475,7 +521,8 @@ class _ModuleParser:
                 lexer.close()
             else:
                 exprs.append(self._expr(single=True))
-        return Elem(reftype, tuple(exprs), mode)
+        functions = _functions(exprs) if reftype == _FUNC else None
+        return Elem(reftype, tuple(exprs) if functions is None else functions, mode)
 
     def _ref_func(self, index: int) -> Expr:
         out = bytearray()

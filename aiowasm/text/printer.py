@@ -7,7 +7,7 @@ sections are written as annotations, byte for byte. Parsing is in `aiowasm.text.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from aiowasm.errors import InvalidError, MalformedError
 from aiowasm.limits import MAX_LOCALS
@@ -18,6 +18,7 @@ from aiowasm.syntax.types import (
     AbsHeapType,
     AddressType,
     ArrayType,
+    ExternType,
     FieldType,
     FuncExternType,
     FuncType,
@@ -34,7 +35,15 @@ from aiowasm.syntax.types import (
     TagType,
 )
 
-__all__ = ("print_f32", "print_f64", "print_instruction", "print_module", "print_string", "print_type")
+__all__ = (
+    "print_externtype",
+    "print_f32",
+    "print_f64",
+    "print_instruction",
+    "print_module",
+    "print_string",
+    "print_type",
+)
 
 _ESCAPED = tuple(chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else f"\\{byte:02x}" for byte in range(256))
 
@@ -195,7 +204,17 @@ def _tabletype(type_: TableType) -> str:
     return f"{address}{type_.limits} {print_type(type_.reftype)}"
 
 
-def _externtype(type_: FuncExternType | TableType | MemType | GlobalType | TagType) -> tuple[str, str]:
+def print_externtype(type_: ExternType, subtypes: Sequence[SubType]) -> str:
+    """What an import or export is, as in `(func (param i32))`; *subtypes* are the module's types, by index."""
+    kind, described = _externtype(type_)
+    if isinstance(type_, FuncExternType | TagType) and type_.typeidx < len(subtypes):
+        comptype = subtypes[type_.typeidx].comptype
+        if isinstance(comptype, FuncType):
+            described = f"{_list('param', comptype.params)}{_list('result', comptype.results)}".lstrip()
+    return f"({kind} {described})" if described else f"({kind})"
+
+
+def _externtype(type_: ExternType) -> tuple[str, str]:
     if isinstance(type_, FuncExternType):
         return "func", f"(type {type_.typeidx})"
     if isinstance(type_, TableType):

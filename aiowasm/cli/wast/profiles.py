@@ -21,8 +21,10 @@ UNSUPPORTED = frozenset({"custom-descriptors"})
 
 def profile(path: Path) -> Features | str:
     """Return the features that a script assumes, or the name of the proposal that is not supported."""
-    parts = path.absolute().parts
-    proposal = parts[-2] if len(parts) > 2 and parts[-3] == "proposals" else ""
+    folders = path.absolute().parent.parts
+    # Below proposals/ the next folder counts, elsewhere the script's own: someone may have copied it.
+    last = len(folders) - 1 - folders[::-1].index("proposals") if "proposals" in folders[:-1] else len(folders) - 2
+    proposal = folders[last + 1]
     if proposal in UNSUPPORTED:
         return proposal
     return _PROFILES.get(proposal, DEFAULT)

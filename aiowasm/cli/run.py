@@ -15,6 +15,7 @@ from aiowasm.binary.encoder import encode
 from aiowasm.cli import failures
 from aiowasm.cli.arguments import Directory
 from aiowasm.cli.describe import import_types
+from aiowasm.cli.engines import require
 from aiowasm.cli.failures import FileError, MissingImportsError, printable
 from aiowasm.cli.files import is_binary, parse, read
 from aiowasm.cli.numbers import parse_values, print_value
@@ -36,6 +37,7 @@ _LAST_FRAMES = 10
 
 def execute(options: argparse.Namespace) -> int:
     """Run a module; return the guest's exit status, or that of its failure."""
+    require(options.engine)
     data = read(options.file)
     features = DEFAULT if options.features is None else options.features
     if not is_binary(options.file, data):

@@ -258,10 +258,11 @@ def test_a_folder_that_is_not_there(program, tmp_path: Path, capsys) -> None:
     assert capsys.readouterr().err == f"aiowasm: {missing}: No such file or directory\n"
 
 
-def test_an_engine_that_is_not_there(program, capsys) -> None:
-    status = main(["run", "--engine", "native", program(EXIT % 0)])
-    err = capsys.readouterr().err
-    assert status == 0 or ("native engine is not available" in err and err.count("\n") == 1)
+@pytest.mark.parametrize("command", ["run", "wast"])
+def test_an_engine_that_is_not_there(program, command: str, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("aiowasm.cli.engines.unavailable", lambda name: f"no {name} here")
+    assert main([command, "--engine", "native", program(EXIT % 0)]) == 1
+    assert capsys.readouterr().err == "aiowasm: the native engine is not available: no native here\n"
 
 
 def start(*argv: str) -> subprocess.Popen:

@@ -94,6 +94,15 @@ def test_round_trips(testsuite: Path) -> None:
     assert count > 5000
 
 
+def test_compiled_modules_round_trip(kernels: Path) -> None:
+    paths = sorted(kernels.rglob("*.wasm"))
+    assert paths
+    for path in paths:
+        binary = path.read_bytes()
+        text = ModuleText(None, "binary", binary, 1)
+        assert not list(problems(text, decode(binary), ALL)), path
+
+
 def test_the_features_that_a_module_uses_admit_it(testsuite: Path) -> None:
     found = []
     count = 0

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from aiowasm.cli import failures
+from aiowasm.cli.engines import require
 from aiowasm.cli.failures import FileError, printable
 from aiowasm.cli.files import read
 from aiowasm.cli.wast.profiles import profile
@@ -24,6 +25,7 @@ _MAX_LINES = 20
 
 def execute(options: argparse.Namespace) -> int:
     """Run all scripts; return 1 if a command failed or there is none."""
+    require(options.engine)
     passed = failed = skipped = 0
     for path in scripts(options.paths):
         report = run_file(path, options.engine, options.features)

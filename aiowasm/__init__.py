@@ -25,6 +25,7 @@ from aiowasm.errors import (
 from aiowasm.features import ALL, DEFAULT, PROFILES, WASM_1, WASM_2, WASM_3, Feature, Features
 
 if TYPE_CHECKING:
+    from aiowasm.host.command import Process, open_command, run_command
     from aiowasm.host.module import HostModule
     from aiowasm.host.types import externref, f32, f64, funcref, i32, i64, u32, u64, v128
     from aiowasm.store.caller import Caller
@@ -72,6 +73,7 @@ __all__ = (
     "Module",
     "Namespace",
     "OutOfFuel",
+    "Process",
     "ReentrancyError",
     "Reference",
     "Statistics",
@@ -87,6 +89,8 @@ __all__ = (
     "funcref",
     "i32",
     "i64",
+    "open_command",
+    "run_command",
     "u32",
     "u64",
     "v128",
@@ -94,6 +98,9 @@ __all__ = (
 
 # Loaded when first used: whoever only wants to catch an error or to show help does not wait for engines.
 _HOMES = {
+    "Process": "aiowasm.host.command",
+    "open_command": "aiowasm.host.command",
+    "run_command": "aiowasm.host.command",
     "HostModule": "aiowasm.host.module",
     "externref": "aiowasm.host.types",
     "f32": "aiowasm.host.types",

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from aiowasm import Instance, Module, Store
+from aiowasm.host.wasi import Stat, Wasi
+from aiowasm.host.wasi.abi import DIRENT, FILESTAT, FUNCTIONS, Errno
+from aiowasm.host.wasi.descriptors import ALL_RIGHTS, FILE_RIGHTS
+from aiowasm.host.wasi.errno import WasiError
 from aiowasm.store.engines import available
 
 SUITE_HELP = (
@@ -84,3 +89,134 @@ def compile_c(tmp_path_factory: pytest.TempPathFactory) -> Compile:
         return compiled[key]
 
     return compile_source
+
+
+def _proxy() -> str:
+    """The text of a module that exports every call of WASI as a function that passes its arguments on."""
+    types = {"i": "i32", "l": "i64", "s": "i64"}
+    imports, functions = [], []
+    for name, signature in FUNCTIONS.items():
+        params = "".join(f" (param {types[letter]})" for letter in signature.parameters)
+        result = " (result i32)" if signature.returns else ""
+        imports.append(f'(import "wasi_snapshot_preview1" "{name}" (func ${name}{params}{result}))')
+        arguments = " ".join(f"(local.get {index})" for index in range(len(signature.parameters)))
+        functions.append(f'(func (export "{name}"){params}{result} (call ${name} {arguments}))')
+    return f'(module {" ".join(imports)} (memory (export "memory") 4) {" ".join(functions)})'
+
+
+PATHS = 0x400
+"""Where the guest below keeps paths; results are below, buffers above."""
+BUFFER = 0x1_0000
+END = 0x4_0000
+
+
+class Guest:
+    """A guest that makes single calls, with its memory laid out for them: results at 0, buffers at BUFFER."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self.memory = instance.memory
+        assert self.memory is not None
+
+    async def call(self, name: str, *arguments: int | str | bytes) -> Errno:
+        """Make a call; a path becomes two arguments, its address and length."""
+        flat: list[int] = []
+        at = PATHS
+        for argument in arguments:
+            if isinstance(argument, int):
+                flat.append(argument)
+                continue
+            data = argument.encode() if isinstance(argument, str) else argument
+            self.memory.write(at, data)
+            flat += [at, len(data)]
+            at += len(data)
+        return Errno(await self.instance.call(name, *flat))
+
+    def u32(self, offset: int = 0) -> int:
+        return self.memory.read_u32(offset)
+
+    def u64(self, offset: int = 0) -> int:
+        return self.memory.read_u64(offset)
+
+    def iovecs(self, *pieces: int | bytes, at: int = 0x200) -> tuple[int, int]:
+        """Lay out buffers of given sizes or contents and their iovecs; return the iovecs' address and number."""
+        where = BUFFER
+        for index, piece in enumerate(pieces):
+            nbytes = piece if isinstance(piece, int) else len(piece)
+            if isinstance(piece, bytes):
+                self.memory.write(where, piece)
+            self.memory.write_u32(at + 8 * index, where)
+            self.memory.write_u32(at + 8 * index + 4, nbytes)
+            where += nbytes
+        return at, len(pieces)
+
+    def data(self, nbytes: int) -> bytes:
+        return self.memory.read(BUFFER, nbytes)
+
+    async def open(
+        self,
+        path: str | bytes,
+        oflags: int = 0,
+        *,
+        rights: int = FILE_RIGHTS,
+        inheriting: int = ALL_RIGHTS,
+        fdflags: int = 0,
+        follow: bool = True,
+        at: int = 3,
+    ) -> int:
+        """Open a path and return the descriptor; an errno that is not SUCCESS is raised as WasiError."""
+        errno = await self.call("path_open", at, int(follow), path, oflags, rights, inheriting, fdflags, 0)
+        if errno is not Errno.SUCCESS:
+            raise WasiError(errno)
+        return self.u32()
+
+    async def opens(self, path: str | bytes, oflags: int = 0, **options: int) -> Errno:
+        """Open a path and return only the errno."""
+        try:
+            await self.open(path, oflags, **options)
+        except WasiError as error:
+            return error.errno
+        return Errno.SUCCESS
+
+    async def read(self, fd: int, nbytes: int = 1000) -> bytes:
+        assert await self.call("fd_read", fd, *self.iovecs(nbytes), 0) is Errno.SUCCESS
+        return self.data(self.u32())
+
+    async def write(self, fd: int, data: bytes) -> int:
+        assert await self.call("fd_write", fd, *self.iovecs(data), 0) is Errno.SUCCESS
+        return self.u32()
+
+    async def stat(self, path: str, *, follow: bool = False, at: int = 3) -> Stat:
+        assert await self.call("path_filestat_get", at, int(follow), path, BUFFER) is Errno.SUCCESS
+        return Stat(*FILESTAT.unpack(self.memory.read(BUFFER, FILESTAT.size)))
+
+    async def list(self, fd: int = 3, nbytes: int = 4096) -> list[str]:
+        names, cookie = [], 0
+        while True:
+            assert await self.call("fd_readdir", fd, BUFFER, nbytes, cookie, 0) is Errno.SUCCESS
+            used = self.u32()
+            data = self.data(used)
+            while len(data) >= DIRENT.size:
+                following, _, length, _ = DIRENT.unpack_from(data)
+                name, data = data[DIRENT.size : DIRENT.size + length], data[DIRENT.size + length :]
+                if len(name) < length:
+                    break
+                names.append(name.decode())
+                cookie = following
+            if used < nbytes:
+                return names
+
+
+Spawn = Callable[..., Awaitable[Guest]]
+
+
+@pytest.fixture
+async def spawn(anyio_backend: object, engine: str) -> AsyncIterator[Spawn]:
+    """A function from a `Wasi` to a guest that makes single calls under it."""
+    module = await Module.from_text(_proxy())
+    async with Store(engine=engine) as store:
+
+        async def make(wasi: Wasi, **options: object) -> Guest:
+            return Guest(await store.instantiate(module, imports=wasi.imports(), **options))
+
+        yield make

@@ -4,6 +4,8 @@ from aiowasm.host.wasi.clocks import Clock, FakeClock, SeededRandom, SystemClock
 from aiowasm.host.wasi.filesystem import Directory, Entry, File, FileSystem, Stat
 from aiowasm.host.wasi.hostdir import HostDir
 from aiowasm.host.wasi.memfs import MemFS, Symlink
+from aiowasm.host.wasi.overlay import Overlay
+from aiowasm.host.wasi.readonly import ResourceFS, ZipFS
 from aiowasm.host.wasi.wasi import CommandResult, Wasi
 
 __all__ = (
@@ -16,9 +18,12 @@ __all__ = (
     "FileSystem",
     "HostDir",
     "MemFS",
+    "Overlay",
+    "ResourceFS",
     "SeededRandom",
     "Stat",
     "Symlink",
     "SystemClock",
     "Wasi",
+    "ZipFS",
 )

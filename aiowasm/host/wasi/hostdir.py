@@ -274,8 +274,7 @@ class _HostDirectory(Directory):
     def _open_entry(self, name: str, oflags: OFlags, read: bool, write: bool) -> tuple[int, bool]:
         truncate = bool(oflags & OFlags.TRUNC)
         if self._fs.read_only and (write or truncate):
-            self._lstat(name)  # what does not exist is not there, whatever was wanted
-            raise WasiError(Errno.ROFS)
+            raise self._read_only_error(name, oflags)
         flags = _OPEN | ((os.O_RDWR if read else os.O_WRONLY) if write or truncate else os.O_RDONLY)
         flags |= (os.O_TRUNC if truncate else 0) | (os.O_DIRECTORY if oflags & OFlags.DIRECTORY else 0)
         if oflags & OFlags.CREAT and not oflags & OFlags.DIRECTORY:
@@ -297,6 +296,18 @@ class _HostDirectory(Directory):
             os.close(fd)
             raise
         return fd, modes.S_ISDIR(mode)
+
+    def _read_only_error(self, name: str, oflags: OFlags) -> WasiError:
+        """Return why *name* cannot be opened for writing here, as a file system that is read-only says it."""
+        try:
+            mode = self._lstat(name).st_mode
+        except FileNotFoundError:
+            return WasiError(Errno.ROFS if oflags & OFlags.CREAT else Errno.NOENT)
+        if oflags & OFlags.CREAT and oflags & OFlags.EXCL:
+            return WasiError(Errno.EXIST)
+        if modes.S_ISLNK(mode):
+            return WasiError(Errno.LOOP)
+        return WasiError(Errno.ISDIR if modes.S_ISDIR(mode) else Errno.ROFS)
 
     def _open_error(self, name: str, error: OSError, oflags: OFlags) -> Exception:
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK) and self._is_link(name):

@@ -360,12 +360,13 @@ async def test_a_link_that_a_thread_flips(spawn, tmp_path: Path, path: str) -> N
             assert await guest.read(fd) == INSIDE
             assert await guest.call("fd_close", fd) is Errno.SUCCESS
             seen["opened"] = seen.get("opened", 0) + 1
-            if len(seen) == 3 and min(seen.values()) > 20:
+            if len(seen) > 2 and seen.get("opened", 0) > 20 and seen.get(Errno.NOTCAPABLE, 0) > 20:
                 break
     finally:
         stop.set()
         thread.join()
-    assert set(seen) <= {"opened", Errno.NOENT, Errno.NOTCAPABLE}
+    # What was a link a moment ago may be reported as one, or as what is no directory.
+    assert set(seen) <= {"opened", Errno.NOENT, Errno.NOTCAPABLE, Errno.LOOP, Errno.NOTDIR, Errno.INVAL}
     assert len(seen) > 1, "the race was never on"
 
 

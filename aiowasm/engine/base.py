@@ -60,11 +60,15 @@ class Thrown(Exception):  # noqa: N818 - a signal of the standard's `throw`, not
 
 
 class HostReturned(Exception):  # noqa: N818 - a signal
-    """Raised by a `FuncInst.host` to return `result` (in its return form) and pause the execution right there."""
+    """Raised by a `FuncInst.host` to return `result` (in its return form) and pause the execution right there.
+
+    `count`, the number of results, is the engine's to fill in.
+    """
 
     def __init__(self, result: object) -> None:
         super().__init__(result)
         self.result = result
+        self.count = 0
 
 
 class Execution(Protocol):

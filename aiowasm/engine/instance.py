@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from aiowasm.binary.names import decode_names
+from aiowasm.engine.func import FuncInst
 
 if TYPE_CHECKING:
-    from aiowasm.engine.func import FuncInst
     from aiowasm.engine.global_ import GlobalInst
     from aiowasm.engine.heap import Heap
     from aiowasm.engine.memory import MemInst
@@ -24,6 +24,26 @@ if TYPE_CHECKING:
 __all__ = ("ModuleInst", "function_name")
 
 _MAX_NAME_LENGTH = 200
+
+
+class Functions(dict[int, FuncInst]):
+    """The function index space of an instance; functions it defines are made when they are first asked for.
+
+    A module of thousands of functions costs an instance those it uses (benchmarks/scale.py).
+    """
+
+    __slots__ = ("instance",)
+
+    def __init__(self, instance: ModuleInst) -> None:
+        super().__init__()
+        self.instance = instance
+
+    def __missing__(self, funcidx: int) -> FuncInst:
+        validated = self.instance.validated
+        if not validated.nimported_funcs <= funcidx < len(validated.funcs):
+            raise IndexError(funcidx)
+        made = self[funcidx] = FuncInst(validated.functype(funcidx), self.instance, funcidx)
+        return made
 
 
 class ModuleInst:
@@ -59,13 +79,17 @@ class ModuleInst:
         self.owner: object = None
         self.state: Any = None
         self.deftypes: list[DefType] = validated.deftypes
-        self.funcs: list[FuncInst] = []
+        self.funcs = Functions(self)
         self.tables: list[TableInst] = []
         self.mems: list[MemInst] = []
         self.globals: list[GlobalInst] = []
         self.tags: list[TagInst] = []
         self.elems: list[ElemInst] = []
         self.datas: list[DataInst] = []
+
+    def own_funcs(self) -> list[FuncInst]:
+        """Return the functions it defines, as far as anybody has asked for them."""
+        return [func for func in self.funcs.values() if func.instance is self]
 
 
 _names: WeakKeyDictionary[ValidatedModule, dict[int, str]] = WeakKeyDictionary()

@@ -17,7 +17,7 @@ from aiowasm.engine.func import FuncInst
 from aiowasm.engine.global_ import GlobalInst
 from aiowasm.engine.heap import Heap
 from aiowasm.engine.instance import ModuleInst
-from aiowasm.engine.interpreter.machine import evaluate
+from aiowasm.engine.interpreter.constants import evaluate
 from aiowasm.engine.memory import DEFAULT_MAX_NBYTES, MemInst
 from aiowasm.engine.segments import DataInst, ElemInst
 from aiowasm.engine.table import TableInst
@@ -59,16 +59,16 @@ class _Instantiation:
     def allocate(self, imports: Sequence[Import]) -> None:
         instance, module, validated = self.instance, self.module, self.validated
         spaces: dict[type, list[Any]] = {
-            FuncInst: instance.funcs,
             TableInst: instance.tables,
             MemInst: instance.mems,
             GlobalInst: instance.globals,
             TagInst: instance.tags,
         }
         for entity in imports:
-            spaces[type(entity)].append(entity)
-        for funcidx in range(len(instance.funcs), len(instance.funcs) + len(module.funcs)):
-            instance.funcs.append(FuncInst(validated.functype(funcidx), instance, funcidx))
+            if isinstance(entity, FuncInst):
+                instance.funcs[len(instance.funcs)] = entity
+            else:
+                spaces[type(entity)].append(entity)
         instance.mems.extend(self.engine.memory(memtype, self.bounds.memory_nbytes) for memtype in module.mems)
         instance.tags.extend(TagInst(deftype) for deftype in validated.tags[len(instance.tags) :])
         for definition in module.globals:

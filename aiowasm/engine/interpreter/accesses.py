@@ -1,8 +1,8 @@
 """How generated code reads and writes memory: forms by `Instruction.code`, and the helpers they call.
 
 `{m}` is a view of exactly the memory, `{a}` a canonical unsigned address: never negative, so Python's own checks of
-bounds are those of the standard, and its IndexError or struct.error is the trap. Where Python does not check (slices), a
-helper does.
+bounds are those of the standard, and its IndexError or struct.error is the trap. Where Python does not check (slices),
+a helper does.
 """
 
 from __future__ import annotations
@@ -91,18 +91,16 @@ def _register() -> None:
             NAMES[f"A{code}"] = _checked((LOAD_LANES if code in LOAD_LANES else STORE_LANES)[code], nbytes)
 
 
-def _first(operator: str) -> int:
-    return next(
-        row.code
-        for row in INSTRUCTIONS
-        if row.operation is not None and row.operation.operator == operator and row.operation.family == "load"
-    )
+def _register_singles() -> None:
+    """The paths of single-precision NaNs."""
+    for row in INSTRUCTIONS:
+        operation = row.operation
+        if operation is not None and operation.operator == "f32":
+            if operation.family == "load":
+                NAMES["lf"] = LOADS[row.code]
+            elif operation.family == "store":
+                NAMES["sf"] = _checked(STORES[row.code], 4)
 
 
 _register()
-NAMES["lf"] = LOADS[_first("f32")]
-NAMES["sf"] = next(
-    STORES[row.code]
-    for row in INSTRUCTIONS
-    if row.operation is not None and row.operation.family == "store" and row.operation.operator == "f32"
-)
+_register_singles()

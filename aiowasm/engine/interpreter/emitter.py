@@ -40,7 +40,20 @@ class Scope:
     Otherwise a branch to it sets `pc`. `far` are the jumps that leave its `while` for somewhere else.
     """
 
-    __slots__ = ("base", "block", "far", "kind", "labels", "loops", "pc", "saved", "shapes", "simple", "then_live", "uid")
+    __slots__ = (
+        "base",
+        "block",
+        "far",
+        "kind",
+        "labels",
+        "loops",
+        "pc",
+        "saved",
+        "shapes",
+        "simple",
+        "then_live",
+        "uid",
+    )
 
     def __init__(self, block: Block, kind: str, base: int, *, simple: bool) -> None:
         self.block = block
@@ -242,7 +255,7 @@ class Emitter:
                 inner.far.add(scope.uid)
 
     def branch(self, scope: Scope) -> None:
-        """Carry the topmost operands to *scope* and go there; the operand stack stays as it is for who falls through."""
+        """Carry the topmost operands to *scope* and go there; the operand stack stays for who falls through."""
         count = len(scope.labels)
         values = self.stack[len(self.stack) - count :]
         texts = [self.typed(value, shape) for value, shape in zip(values, scope.labels, strict=True)]

@@ -1,7 +1,7 @@
 """Python expressions for the standard's numeric operators: the templates of generated code.
 
-An `Expr` is text with what is known of its value, so that masks are written only where they can matter. `TEMPLATES` maps
-`Instruction.code` to a function from operands to an `Expr`; arithmetic without a template calls the operator of
+An `Expr` is text with what is known of its value, so that masks are written only where they can matter. `TEMPLATES`
+maps `Instruction.code` to a function from operands to an `Expr`; arithmetic without a template calls the operator of
 `engine.operators`, under the name `E` and its code. Statements, memory and control are not here.
 
 The masks matter: without bounds and dirty values the kernels of benchmarks/interpreter.py run a third slower.
@@ -18,7 +18,21 @@ from aiowasm.engine.operators import EVALUATE
 from aiowasm.syntax.floats import NAN
 from aiowasm.syntax.instructions import INSTRUCTIONS, Operation
 
-__all__ = ("BOOL", "EXACT", "MASKS", "NAMES", "NAN_CANONICAL", "NAN_DIRTY", "TEMPLATES", "TRAPS", "Expr", "canonical", "clean", "constant", "whole")
+__all__ = (
+    "BOOL",
+    "EXACT",
+    "MASKS",
+    "NAMES",
+    "NAN_CANONICAL",
+    "NAN_DIRTY",
+    "TEMPLATES",
+    "TRAPS",
+    "Expr",
+    "canonical",
+    "clean",
+    "constant",
+    "whole",
+)
 
 M32: Final = 0xFFFF_FFFF
 M64: Final = 0xFFFF_FFFF_FFFF_FFFF
@@ -230,9 +244,33 @@ class _Integers:
 
     def templates(self) -> dict[str, Template]:
         """Operator -> template."""
-        names = "iadd isub imul iand ior ixor ishl ishr_u ishr_s irotl irotr iclz ipopcnt idiv_u irem_u ieqz".split()
+        names = [
+            "iadd",
+            "isub",
+            "imul",
+            "iand",
+            "ior",
+            "ixor",
+            "ishl",
+            "ishr_u",
+            "ishr_s",
+            "irotl",
+            "irotr",
+            "iclz",
+            "ipopcnt",
+            "idiv_u",
+            "irem_u",
+            "ieqz",
+        ]
         made: dict[str, Template] = {name: getattr(self, name) for name in names}
-        for name, sign in (("ieq", "=="), ("ine", "!="), ("ilt_u", "<"), ("igt_u", ">"), ("ile_u", "<="), ("ige_u", ">=")):
+        for name, sign in (
+            ("ieq", "=="),
+            ("ine", "!="),
+            ("ilt_u", "<"),
+            ("igt_u", ">"),
+            ("ile_u", "<="),
+            ("ige_u", ">="),
+        ):
             made[name] = self.relation(sign)
         for name, sign in (("ilt_s", "<"), ("igt_s", ">"), ("ile_s", "<="), ("ige_s", ">=")):
             made[name] = self.signed_relation(sign)
@@ -308,15 +346,13 @@ def _called(code: int, operation: Operation, params: tuple[str, ...], result: st
         deps = trapping
         for operand in operands:
             deps |= operand.deps
-        texts = (
-            a.text if any_nan else _operand(a, shape) for a, shape in zip(operands, params, strict=True)
-        )
+        texts = (a.text if any_nan else _operand(a, shape) for a, shape in zip(operands, params, strict=True))
         return Expr(f"E{code}({','.join(texts)})", bound, deps)
 
     return template
 
 
-def _or_called(template: Template, called: Template) -> Template:
+def _or_called(template: Callable[..., Expr | None], called: Template) -> Template:
     """Some templates hold for constants only and are None otherwise."""
 
     def either(*operands: Expr) -> Expr:
@@ -332,7 +368,16 @@ TRAPS: set[int] = set()
 
 NAMES: dict[str, Any] = {"NAN": NAN, "copysign": copysign}
 """What generated code finds in its globals: operators, and how to read and write memory."""
-for _letter, _name in (("H", "u2"), ("I", "u4"), ("Q", "u8"), ("f", "uf"), ("d", "ud"), ("b", "i1"), ("h", "i2"), ("i", "i4")):
+for _letter, _name in (
+    ("H", "u2"),
+    ("I", "u4"),
+    ("Q", "u8"),
+    ("f", "uf"),
+    ("d", "ud"),
+    ("b", "i1"),
+    ("h", "i2"),
+    ("i", "i4"),
+):
     NAMES[_name] = Struct("<" + _letter).unpack_from
 for _letter, _name in (("H", "p2"), ("I", "p4"), ("Q", "p8"), ("f", "pf"), ("d", "pd")):
     NAMES[_name] = Struct("<" + _letter).pack_into

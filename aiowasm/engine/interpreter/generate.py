@@ -9,13 +9,15 @@ Generated code saves nothing: where it may stop, a comment at the end of the lin
   #D                nothing has happened yet
   #kPC:COST         a check point: go on at PC, COST will be charged again
   #cPC:K:N          a call: go on at PC with N results in the variables from K
-  #tI, #xI          operator I may trap; operator I throws
+  #tI, #zI, #bI, #sI, #aI, #xI
+                    operator I may trap (an access, a division, a table, a structure, an array), or throws
 How instances are bound to it is in `unit`, arithmetic in `expressions`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Generator as Generator_
 from typing import TYPE_CHECKING, Any
 
 from aiowasm.engine.interpreter.accesses import LOAD_FORMS, STORE_FORMS
@@ -46,8 +48,9 @@ if TYPE_CHECKING:
 
 __all__ = ("Generated", "Generator")
 
-_LOCAL_GET, _I32_CONST, _I64_CONST = (BY_NAME[name].code for name in ("local.get", "i32.const", "i64.const"))
-_OPENERS = frozenset(BY_NAME[name].code for name in ("block", "loop", "if", "try_table"))
+_LOCAL_GET = BY_NAME["local.get"].code
+_INTEGER_CONSTS = frozenset(BY_NAME[name].code for name in ("i32.const", "i64.const"))
+_STEP_MASK = 0x3FF  # operators between two steps: about 3 ms
 
 
 class Generated:
@@ -90,8 +93,8 @@ class Generator(Emitter):
 
     # The function as a whole
 
-    def run(self) -> Generated:
-        """Generate the function."""
+    def steps(self) -> Generator_[None, None, Generated]:
+        """Generate the function, yielding now and then."""
         record = self.record
         ops, immediates, cost = record.ops, record.immediates, record.cost
         stack, shapes = self.stack, self.shapes
@@ -100,10 +103,12 @@ class Generator(Emitter):
         self.line(f"#D\nif d<{self.budget}:raise Deep")
         self.charge(-1)
         for index, code in enumerate(ops):
+            if not index & _STEP_MASK:
+                yield
             immediate = immediates[index]
             if code == _LOCAL_GET:
-                stack.append(Expr(f"l{immediate}", MASKS.get(shapes[immediate], EXACT), 2 << immediate))  # type: ignore[index,call-overload,operator]
-            elif code == _I32_CONST or code == _I64_CONST:  # noqa: PLR1714 - on the path of every operator
+                stack.append(Expr(f"l{immediate}", MASKS.get(shapes[immediate], EXACT), 2 << immediate))  # type: ignore[call-overload,operator]
+            elif code in _INTEGER_CONSTS:
                 stack.append(constant(immediate))  # type: ignore[arg-type]
             elif code in TEMPLATES:
                 self.arithmetic(index, code)
@@ -166,13 +171,13 @@ class Generator(Emitter):
     def source(self, made: Generated) -> str:
         """The text: an outer function whose parameters become the closure's cells."""
         globals_ = [name for name, (kind, _) in self.cells.items() if kind == "g"]
-        cells = ["fuel", *self.cells, *(["catch"] if self.tries else [])]
+        cells = ["fuel", "this", *self.cells, *(["catch"] if self.tries else [])]
         parameters = [*made.names[: made.nparams], "d", "pc=0"]
         parameters += [f"{name}={zero}" for name, zero in zip(made.names[made.nparams :], made.defaults, strict=True)]
         out = [
             f"def mk({','.join(cells)}):",
             f" def f{self.funcidx}({','.join(parameters)}):",
-            f"  nonlocal {','.join(['fuel', *globals_])}",
+            f"  nonlocal {','.join(['fuel', 'this', *globals_])}",
         ]
         if self.jumps:
             out.append("  j=0")
@@ -228,7 +233,7 @@ class Generator(Emitter):
             del stack[len(stack) - arity :]
             made = template(*operands)
         if code in TRAPS:
-            made = Expr(f"(#t{index}\n{made.text})", made.bound, made.deps | 1, made.zeros)
+            made = Expr(f"(#z{index}\n{made.text})", made.bound, made.deps | 1, made.zeros)
         self.push(made)
 
     def address(self, expr: Expr, memidx: int, offset: int) -> str:
@@ -500,7 +505,7 @@ class Generator(Emitter):
         self.flush()
         self.line(f"t={clean(selector, MASKS['i32'])}")
         scopes = [self.scope_of(block) for block in blocks]
-        if all(not scope.loops and scope.kind != "func" and not scope.labels for scope in scopes):
+        if len(scopes) > 1 and all(not scope.loops and scope.kind != "func" and not scope.labels for scope in scopes):
             pcs = ",".join(str(scope.pc) for scope in scopes[:-1])
             self.line(f"pc=({pcs},)[t] if t<{len(scopes) - 1} else {scopes[-1].pc}")
             self.jump_to_pc()
@@ -679,7 +684,7 @@ class Generator(Emitter):
     def table_get(self, index: int, tableidx: int) -> None:
         wide = self.context.tables[tableidx].addrtype is AddressType.I64
         at = self.pop()
-        text = f"(#t{index}\n{self.cell('T', tableidx)}[{clean(at, MASKS['i64' if wide else 'i32'])}])"
+        text = f"(#b{index}\n{self.cell('T', tableidx)}[{clean(at, MASKS['i64' if wide else 'i32'])}])"
         self.push(Expr(text, EXACT, at.deps | 1))
 
     def _storage(self, storage: StorageType, text: str, *, signed: bool) -> tuple[str, int]:
@@ -694,7 +699,7 @@ class Generator(Emitter):
         reference = self.pop()
         storage = self.context.struct(typeidx).fields[fieldidx].storage
         text, bound = self._storage(storage, f"{self.atom(reference)}.fields[{fieldidx}]", signed=signed)
-        self.push(Expr(f"(#t{index}\n{text})", bound, reference.deps | 1))
+        self.push(Expr(f"(#s{index}\n{text})", bound, reference.deps | 1))
 
     def struct_get_s(self, index: int, immediate: Any) -> None:
         self.struct_get(index, immediate, signed=True)
@@ -708,14 +713,14 @@ class Generator(Emitter):
         storage = self.context.array(typeidx).field.storage
         text = f"{self.atom(reference)}.elements[{clean(at, MASKS['i32'])}]"
         text, bound = self._storage(storage, text, signed=signed)
-        self.push(Expr(f"(#t{index}\n{text})", bound, reference.deps | at.deps | 1))
+        self.push(Expr(f"(#a{index}\n{text})", bound, reference.deps | at.deps | 1))
 
     def array_get_s(self, index: int, typeidx: int) -> None:
         self.array_get(index, typeidx, signed=True)
 
     def array_len(self, index: int, _immediate: Any) -> None:
         reference = self.pop()
-        text = f"(#t{index}\nlen({self.atom(reference)}.elements))"
+        text = f"(#a{index}\nlen({self.atom(reference)}.elements))"
         self.push(Expr(text, MASKS["i32"], reference.deps | 1))
 
     def nop(self, _index: int, _immediate: Any) -> None:
@@ -807,9 +812,21 @@ _HANDLERS: dict[int, Handler] = {
 _EQZ = frozenset(BY_NAME[name].code for name in ("i32.eqz", "i64.eqz"))
 _CHARGED = frozenset(
     BY_NAME[name].code
-    for name in (
-        "block loop if try_table else end br_if br_on_null br_on_non_null br_on_cast br_on_cast_fail "
-        "call call_indirect call_ref"
-    ).split()
+    for name in [
+        "block",
+        "loop",
+        "if",
+        "try_table",
+        "else",
+        "end",
+        "br_if",
+        "br_on_null",
+        "br_on_non_null",
+        "br_on_cast",
+        "br_on_cast_fail",
+        "call",
+        "call_indirect",
+        "call_ref",
+    ]
 )
 """Handlers of these charge the segment after them themselves."""

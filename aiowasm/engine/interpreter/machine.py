@@ -1,83 +1,51 @@
-"""The direct interpreter: an execution as a list of explicit frames, run by one loop over prepared operators.
+"""The execution of the interpreter: explicit frames, and the loop that runs the youngest and takes what comes back.
 
-State is data: frames of plain values, whenever the execution is not running and at any depth of guest calls. It calls
-the standard's operators (`engine.operators`) and rules (`rules.py`) only, and is meant to be checked against the
-standard by eye. Fuel is charged by CHARGE and CHECK operators, so a pause at a check point leaves nothing owed.
+While guest code runs, its frames are on the Python stack, in generated code and in the direct interpreter's list; when
+it stops they are read from the traceback (`capture`) and become explicit frames here: plain data. At most
+`_STACK_SLOTS` of them are on the Python stack at once, so stopping costs at most 0.1 ms however deep the guest is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Final
 
-from aiowasm.engine.base import NO_LIMIT, HostReturned, Outcome, Thrown
-from aiowasm.engine.func import FuncInst
-from aiowasm.engine.heap import ExnInst
+from aiowasm.engine.base import HostReturned, Outcome, Thrown
 from aiowasm.engine.instance import function_name
-from aiowasm.engine.interpreter.prepare import DELEGATE, Handler, Kind, Label, Prepared, prepare
-from aiowasm.errors import FrameInfo, OutOfFuel, Trap, TrapCode
-from aiowasm.syntax.matching import close_rectype
-from aiowasm.syntax.types import FuncType, NumType, RecType, RefType, SubType
+from aiowasm.engine.interpreter.capture import capture, running_frames, trap_of
+from aiowasm.engine.interpreter.code import code_of
+from aiowasm.engine.interpreter.frames import AnyFrame, CodeFrame, Entry, Frame
+from aiowasm.engine.interpreter.signals import Ask, Bulk, Deep, Failed, Leave, Load, Promote, Suspend, Tail, WaitFor
+from aiowasm.errors import FrameInfo, InvalidError, OutOfFuel, Trap, TrapCode
+from aiowasm.syntax.types import FuncType
 
 if TYPE_CHECKING:
+    from aiowasm.engine.func import FuncInst
+    from aiowasm.engine.heap import ExnInst
     from aiowasm.engine.instance import ModuleInst
+    from aiowasm.engine.interpreter.engine import Interpreter
     from aiowasm.engine.memory import Waiter
-    from aiowasm.validation.record import FunctionRecord
 
-__all__ = ("Frame", "Machine", "evaluate")
+__all__ = ("Machine",)
 
-_SLOTS_PER_FRAME = 4
-
-
-class Frame:
-    """One guest frame: a function, where it goes on, its locals and operands."""
-
-    __slots__ = ("caught", "func", "instance", "locals", "pc", "prepared", "slots", "stack")
-
-    def __init__(self, func: FuncInst, instance: ModuleInst, prepared: Prepared, arguments: list[Any]) -> None:
-        self.func = func
-        self.instance = instance
-        self.prepared = prepared
-        self.pc = 0
-        record = prepared.record
-        self.locals = arguments
-        for valtype in islice(record.locals, len(arguments), None):
-            self.locals.append(_zero(valtype))
-        self.stack: list[Any] = []
-        self.caught: dict[int, ExnInst] = {}
-        """What the legacy try that starts at an operator has caught last."""
-        self.slots = len(self.locals) + record.max_height + _SLOTS_PER_FRAME
-
-
-def _zero(valtype: NumType | RefType) -> Any:
-    if isinstance(valtype, RefType):
-        return None
-    if valtype in (NumType.F32, NumType.F64):
-        return 0.0
-    return bytes(16) if valtype is NumType.V128 else 0
-
-
-class _HostFailed(Exception):  # noqa: N818 - a signal
-    """Carries what a host function raised past the handlers of traps."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(error)
-        self.error = error
+_STACK_SLOTS: Final = 300
+_SMALLEST_FRAME: Final = 4
 
 
 class Machine:
-    """An execution on the direct interpreter (the `Execution` protocol of `engine.base`)."""
+    """An `Execution` of `engine.base`."""
 
     def __init__(
         self,
+        engine: Interpreter,
         func: FuncInst,
         arguments: tuple[Any, ...],
         *,
-        limit: int = NO_LIMIT,
-        call_depth: int = 10_000,
-        stack_slots: int = 65_536,
+        limit: int,
+        call_depth: int,
+        stack_slots: int,
     ) -> None:
+        self.engine = engine
         self.results: tuple[Any, ...] = ()
         self.trap: Trap | None = None
         self.exception: ExnInst | None = None
@@ -85,344 +53,358 @@ class Machine:
         self.host: FuncInst | None = None
         self.arguments: tuple[Any, ...] = ()
         self.caller: ModuleInst | None = None
-        self.consumed = 0
         self.limit = limit
-        self._frames: list[Frame] = []
+        self._frames: list[AnyFrame] = [Entry(func, arguments)]
         self._described: tuple[FrameInfo, ...] = ()
         self._call_depth = call_depth
-        self._slots_left = stack_slots
-        self._entry: tuple[FuncInst, list[Any]] | None = (func, list(arguments))
+        self._stack_slots = stack_slots
+        self._count = _result_count(func)
+        """Results of the function whose return is awaited."""
         self._thrown: ExnInst | None = None
         self._waiter: Waiter | None = None
+        self._asked: Ask | None = None
+        self._work: Generator[None, None, None] | None = None
+        """Something long that comes before the youngest frame goes on."""
+        self._base = 0
+        """Fuel used before the slice that runs, or all of it when none does."""
+        self._granted = 0
+        self._owed = 0
+        """What the check point that execution stopped at will charge again."""
+        self._hot: AnyFrame | None = None
+        """A frame at a loop header, waiting for its code."""
+        self._used = 0
+        """Stack slots of the explicit frames."""
+        self._running = False
+        self._parked = 0
+        """Fuel left of the slice while another execution runs inside a host function of this one."""
 
-    # Answers to a host call
+    # Fuel
+
+    @property
+    def consumed(self) -> int:
+        """Fuel used so far."""
+        if not self._running:
+            return self._base
+        left: int = self.engine.fuel.cell_contents if self.engine.machine is self else self._parked
+        return self._base + self._granted - left
+
+    def charge(self, units: int) -> None:
+        """Add *units* to what was used."""
+        if not self._running:
+            self._base += units
+        elif self.engine.machine is self:
+            self.engine.fuel.cell_contents -= units
+        else:
+            self._parked -= units
+
+    # Answers
 
     def deliver(self, results: tuple[Any, ...]) -> None:
-        """Answer a host call with *results* in engine form, or a wait with its result."""
+        """Answer HOST_CALL, GROW or WAIT with *results* in engine form."""
         self.host = None
-        self._wait_no_more()
+        self._drop_waiter()
+        if self._asked is not None:
+            asked, self._asked = self._asked, None
+            if results[0] >= 0:
+                self.charge(asked.units)
+            results = (results[0] & ((1 << asked.entity.addrtype.value) - 1),)
         if self._frames:
-            self._frames[-1].stack.extend(results)
+            count = len(results)
+            self._frames[-1].receive(results[0] if count == 1 else results, count)  # type: ignore[union-attr]
         else:
             self.results = results
 
-    def _wait_no_more(self) -> None:
+    def throw(self, exception: ExnInst) -> None:
+        """Answer HOST_CALL by throwing *exception* into the guest at that call."""
+        self.host = None
+        self._thrown = exception
+
+    def _drop_waiter(self) -> None:
         if self._waiter is not None:
             self._waiter.cancel()
             self._waiter = None
 
-    def throw(self, exception: ExnInst) -> None:
-        """Answer a host call by throwing *exception* into the guest at that call."""
-        self.host = None
-        self._thrown = exception
-
-    # What rules ask of the machine
-
-    def charge(self, units: int) -> None:
-        """Charge *units* of a bulk operation; trap before it writes anything if they exceed the limit."""
-        self.consumed += units
-        if self.consumed > self.limit:
-            raise OutOfFuel
-
-    # Running
+    # Looking at it
 
     def frames(self) -> tuple[FrameInfo, ...]:
         """Return the guest frames, innermost first."""
-        return self._described or tuple(self._describe(frame) for frame in reversed(self._frames))
+        if self._described:
+            return self._described
+        frames = [*self._frames, *(running_frames(self) if self._running else ())]
+        return tuple(_describe(frame) for frame in reversed(frames) if frame.instance is not None)
 
     def instances(self) -> set[ModuleInst]:
         """Return the instances that have a live frame."""
-        return {frame.instance for frame in self._frames}
+        frames = [*self._frames, *(running_frames(self) if self._running else ())]
+        return {frame.instance for frame in frames if frame.instance is not None}
 
     def discard(self) -> None:
         """Drop all frames."""
-        self._wait_no_more()
+        self._drop_waiter()
         self._frames.clear()
+        self._work = self._asked = None
+        self.host = None
+
+    # Running
 
     def resume(self, slice_fuel: int) -> Outcome:
-        """Run until the guest returns, traps, throws, calls the host, or has used *slice_fuel* at a check point."""
-        if self.host is not None or self._waiter is not None:
-            raise RuntimeError("a host call or a wait is unanswered")
+        """Run until something happens, for about *slice_fuel* units at most."""
+        if self.host is not None or self._waiter is not None or self._asked is not None:
+            raise RuntimeError("a host call, a wait or a growth is unanswered")
+        engine = self.engine
+        fuel, outer = engine.fuel, engine.machine
+        if outer is not None:
+            outer._parked = fuel.cell_contents
+        self._base -= self._owed
+        self._granted = min(slice_fuel, max(self.limit - self._base - self._owed, 0)) + self._owed
+        self._owed = 0
+        fuel.cell_contents = self._granted
+        engine.machine = self
+        self._running = True
         try:
-            if self._entry is not None:
-                func, arguments = self._entry
-                self._entry = None
-                if self._enter(func, arguments):
-                    return self._left()
+            outcome = None
+            while outcome is None:
+                outcome = self._step()
+        except BaseException:
+            self._frames.clear()
+            raise
+        finally:
+            self._base = self.consumed
+            self._running = False
+            engine.machine = outer
+            fuel.cell_contents = outer._parked if outer is not None else 0
+        return outcome
+
+    def _step(self) -> Outcome | None:
+        """Run the youngest frame, or go on with what is before it. None: there is more to do."""
+        frames = self._frames
+        before = len(frames)
+        try:
+            if self._work is not None:
+                return self._continue_work()
             if self._thrown is not None:
                 exception, self._thrown = self._thrown, None
-                if not self._catch(exception):
-                    return Outcome.THROWN
-            if not self._frames:
+                return self._unwind(exception)
+            if not frames:
                 return Outcome.RETURNED
-            return self._run(self.consumed + slice_fuel)
-        except Trap as trap:
-            return self._trapped(trap)
-        except _HostFailed as failed:
-            self.error = failed.error
-            self._described = self.frames()
-            self._frames.clear()
-            return Outcome.FAILED
+            ran = self._run()
+            if ran is _AGAIN:
+                return None
+            return self._returned(ran)
+        except Exception as signal:
+            # The traceback is read and left behind: a kept error must keep no instance alive.
+            traceback, signal.__traceback__ = signal.__traceback__, None
+            before = min(before, len(frames))
+            owed = capture(frames, traceback)
+            self._used += sum(frame.code.slots for frame in frames[before:] if not isinstance(frame, Entry))
+            handle = _SIGNALS.get(type(signal))
+            if handle is None:
+                trap = trap_of(signal, traceback)
+                if trap is None:
+                    raise signal.with_traceback(traceback) from None
+                return self._trapped(trap)
+            self._owed = owed
+            handled: Outcome | None = handle(self, signal)
+            return handled
+        except Failed as failed:
+            traceback = failed.__traceback__
+            capture(frames, traceback)
+            return self._failed(failed.error)
+
+    def _continue_work(self) -> Outcome | None:
+        """One step of what is long; the next comes in the next slice."""
+        try:
+            next(self._work)  # type: ignore[arg-type]
+        except StopIteration:
+            self._work = None
+            return None
+        except InvalidError as error:
+            self._work = None
+            raise Failed(error) from None
+        return Outcome.PAUSED
+
+    def _run(self) -> Any:
+        """Run the youngest frame as far as it goes; `_AGAIN` if something else has to come first."""
+        frames = self._frames
+        frame = frames[-1]
+        if isinstance(frame, Entry):
+            return self._begin(frame)
+        if frame is self._hot and isinstance(frame, Frame):
+            self._hot = None
+            frame = self._to_code(frame)
+        frames.pop()
+        code = frame.code
+        self._used -= code.slots
+        self._count = code.nresults
+        d = self._budget(code.slots)
+        if isinstance(frame, Frame):
+            return self.engine.run([frame], d - code.slots)
+        values, nparams = frame.values, code.nparams
+        return self.engine.body(frame.func)(*values[:nparams], d, frame.pc, *values[nparams:])
+
+    def _begin(self, entry: Entry) -> Any:
+        """Begin a call, once its function is ready and fits."""
+        func, instance, frames = entry.func, entry.instance, self._frames
+        if instance is None or func.funcidx is None:
+            frames.pop()
+            self._count = _result_count(func)
+            return self.engine.entry(func, None)(*entry.arguments, 0)
+        if instance.error is not None:
+            raise Failed(instance.error)
+        code = code_of(instance.validated, func.funcidx)
+        if code.prepared is None:
+            self._work = code.prepare_steps(instance.validated)
+            return _AGAIN
+        if code.heat > code.hot and code.compiled is None and not code.refused:
+            self._work = code.compile_steps(instance.validated)
+            return _AGAIN
+        if len(frames) > self._call_depth or self._used + code.slots > self._stack_slots:
+            frames.pop()
+            raise Trap(TrapCode.CALL_STACK_EXHAUSTED)
+        frames.pop()
+        self._count = code.nresults
+        return self.engine.entry(func, None)(*entry.arguments, self._budget(code.slots))
+
+    def _budget(self, slots: int) -> int:
+        """Stack slots that may be used on this Python stack, at least those of the frame that is run."""
+        frames_left = self._call_depth - len(self._frames)
+        return max(slots, min(_STACK_SLOTS, self._stack_slots - self._used, _SMALLEST_FRAME * frames_left))
+
+    def _to_code(self, frame: Frame) -> Frame | CodeFrame:
+        """Let a frame that is at a loop header go on in generated code, if there is any."""
+        code, func = frame.code, frame.func
+        if self.engine.promote(func, code) is None or code.generated is None:
+            return frame
+        cost, index = frame.prepared.code[frame.pc - 1][1]
+        values = [*frame.locals, *frame.stack]
+        values += [0] * (len(code.generated.names) - len(values))
+        self.engine.fuel.cell_contents += cost  # which generated code charges again
+        return CodeFrame(func, code, index + 1, values, 0)
+
+    # What comes back
+
+    def _returned(self, result: Any) -> Outcome | None:
+        if result.__class__ is Tail:
+            self._frames.append(Entry(result.func, result.arguments))
+            return None
+        return self._deliver_result(result, self._count)
+
+    def _deliver_result(self, result: Any, count: int) -> Outcome | None:
+        if self._frames:
+            self._frames[-1].receive(result, count)  # type: ignore[union-attr]
+            return None
+        self.results = (result,) if count == 1 else tuple(result) if count else ()
+        return Outcome.RETURNED
+
+    def _unwind(self, exception: ExnInst) -> Outcome | None:
+        """Go on at the innermost handler of *exception* in the explicit frames."""
+        frames = self._frames
+        while frames:
+            frame = frames[-1]
+            if isinstance(frame, Frame):
+                if frame.catch(exception):
+                    return None
+            elif isinstance(frame, CodeFrame):
+                landing = frame.code.landing(frame.index, exception, frame.instance.tags)
+                if landing is not None:
+                    return self._land(frame, *landing)
+            self._used -= 0 if isinstance(frame, Entry) else frame.code.slots
+            frames.pop()
+        self.exception = exception
+        return Outcome.THROWN
+
+    def _land(self, frame: CodeFrame, number: int, values: list[Any]) -> Outcome | None:
+        pc, first, count = frame.code.generated.clauses[number]  # type: ignore[union-attr]
+        if pc < 0:  # the handler is the function's end
+            self._frames.pop()
+            self._used -= frame.code.slots
+            return self._deliver_result(values[0] if count == 1 else values, count)
+        frame.pc = pc
+        frame.values[first : first + count] = values
+        return None
+
+    def _suspended(self, _signal: Suspend) -> Outcome:
+        if self.consumed > self.limit:
+            return self._trapped(OutOfFuel())
+        return Outcome.PAUSED
+
+    def _deep(self, _signal: Deep) -> Outcome | None:
+        """The callee is the youngest frame."""
+        self._owed = 0
+        if len(self._frames) > self._call_depth or self._used > self._stack_slots:
+            self._frames.pop()
+            return self._trapped(Trap(TrapCode.CALL_STACK_EXHAUSTED))
+        return None
+
+    def _load(self, signal: Load) -> None:
+        self._frames.append(Entry(signal.func, signal.arguments))
+
+    def _promote(self, signal: Promote) -> None:
+        self._hot = frame = self._frames[-1]
+        self._work = signal.code.compile_steps(frame.instance.validated)  # type: ignore[union-attr]
+
+    def _leave(self, signal: Leave) -> Outcome:
+        self.host, self.arguments, self.caller = signal.func, signal.arguments, signal.caller
+        return Outcome.HOST_CALL
+
+    def _host_returned(self, signal: HostReturned) -> Outcome:
+        self._deliver_result(signal.result, signal.count)
+        return Outcome.PAUSED
+
+    def _ask(self, signal: Ask) -> Outcome:
+        self._asked = signal
+        self.arguments = (signal.entity, signal.delta, signal.init)
+        return Outcome.GROW
+
+    def _wait(self, signal: WaitFor) -> Outcome:
+        self._waiter = signal.waiter
+        self.arguments = (signal.waiter, signal.timeout_ns)
+        return Outcome.WAIT
+
+    def _bulk(self, signal: Bulk) -> None:
+        self._work = signal.chunks
 
     def _trapped(self, trap: Trap) -> Outcome:
-        frames = tuple(self._describe(frame) for frame in reversed(self._frames))
-        trap.frames = frames
+        trap.frames = self.frames_now()
         self.trap = trap
         self._frames.clear()
         return Outcome.TRAPPED
 
-    def _describe(self, frame: Frame) -> FrameInfo:
-        where = frame.prepared.where
-        index = where[max(frame.pc - 1, 0)]
-        offset = frame.prepared.record.offsets[index] if index >= 0 else None
-        funcidx = frame.func.funcidx or 0
-        return FrameInfo(frame.instance.name, function_name(frame.instance, funcidx), funcidx, offset)
+    def _failed(self, error: BaseException) -> Outcome:
+        self.error = error
+        self._described = self.frames_now()
+        self._frames.clear()
+        return Outcome.FAILED
 
-    def _enter(self, func: FuncInst, arguments: list[Any]) -> bool:
-        """Push a frame for *func*, or leave for the host: True."""
-        instance = func.instance
-        if instance is None or func.funcidx is None:
-            caller = self._frames[-1].instance if self._frames else None
-            if func.host is not None:
-                return self._call_host(func, func.host, caller, arguments)
-            self.host = func
-            self.arguments = tuple(arguments)
-            self.caller = caller
-            return True
-        if instance.error is not None:
-            raise _HostFailed(instance.error)
-        try:
-            prepared: Prepared = func.cell.cell_contents
-        except ValueError:  # an empty cell: the first call
-            prepared = func.cell.cell_contents = _prepare(func.funcidx, instance)
-        if len(self._frames) >= self._call_depth:
-            raise Trap(TrapCode.CALL_STACK_EXHAUSTED)
-        frame = Frame(func, instance, prepared, arguments)
-        if frame.slots > self._slots_left:
-            raise Trap(TrapCode.CALL_STACK_EXHAUSTED)
-        self._slots_left -= frame.slots
-        self._frames.append(frame)
-        return False
-
-    def _left(self) -> Outcome:
-        """Why the loop was left by a call of the host."""
-        return Outcome.HOST_CALL if self.host is not None else Outcome.PAUSED
-
-    def _call_host(
-        self, func: FuncInst, host: Callable[..., Any], caller: ModuleInst | None, arguments: list[Any]
-    ) -> bool:
-        """Call a host function that does not wait; True: it wants the execution to pause."""
-        pause = False
-        try:
-            result = host(caller, *arguments)
-        except Thrown as thrown:
-            self._thrown = thrown.exception
-            return True
-        except HostReturned as returned:
-            result = returned.result
-            pause = True
-        except BaseException as error:
-            raise _HostFailed(error) from None
-        count = len(func.deftype.comptype.results)  # type: ignore[union-attr]
-        self.deliver(() if not count else (result,) if count == 1 else result)
-        return pause
-
-    def _leave(self) -> Frame:
-        frame = self._frames.pop()
-        self._slots_left += frame.slots
-        return frame
-
-    def _catch(self, exception: ExnInst) -> bool:
-        """Unwind to the innermost handler of *exception*; False: there is none."""
-        while self._frames:
-            frame = self._frames[-1]
-            handler = _handler(frame, exception)
-            if handler is not None:
-                values = list(exception.values) if handler.kind < 2 else []
-                if handler.kind & 1:
-                    values.append(exception)
-                if handler.keeps:
-                    frame.caught[handler.start] = exception
-                frame.stack[handler.label.height :] = values
-                frame.pc = handler.label.pc
-                return True
-            self._leave()
-        self.exception = exception
-        return False
-
-    def _run(self, until: int) -> Outcome:
-        """The loop. Names for the frame's state; the frame's own `pc` is written where something may look at it."""
-        while True:
-            frame = self._frames[-1]
-            code = frame.prepared.code
-            local = frame.locals
-            stack = frame.stack
-            push, pop = stack.append, stack.pop
-            pc = frame.pc
-            while True:
-                kind, operand = code[pc]
-                pc += 1
-                if kind == Kind.LOCAL_GET:
-                    push(local[operand])
-                elif kind == Kind.CONST:
-                    push(operand)
-                elif kind == Kind.BINARY:
-                    frame.pc = pc
-                    right = pop()
-                    stack[-1] = operand(stack[-1], right)
-                elif kind == Kind.LOCAL_SET:
-                    local[operand] = pop()
-                elif kind == Kind.LOCAL_TEE:
-                    local[operand] = stack[-1]
-                elif kind == Kind.LOAD:
-                    frame.pc = pc
-                    load, offset, cell, nbytes, misaligned = operand
-                    view = cell.cell_contents
-                    address = stack[-1] + offset
-                    if address & misaligned:
-                        raise Trap(TrapCode.UNALIGNED_ATOMIC)
-                    if address + nbytes > len(view):
-                        raise Trap(TrapCode.MEMORY_OUT_OF_BOUNDS)
-                    stack[-1] = load(view, address)
-                elif kind == Kind.STORE:
-                    frame.pc = pc
-                    store, offset, cell, nbytes, misaligned = operand
-                    value = pop()
-                    view = cell.cell_contents
-                    address = pop() + offset
-                    if address & misaligned:
-                        raise Trap(TrapCode.UNALIGNED_ATOMIC)
-                    if address + nbytes > len(view):
-                        raise Trap(TrapCode.MEMORY_OUT_OF_BOUNDS)
-                    store(view, address, value)
-                elif kind == Kind.BR_IF:
-                    if pop():
-                        pc = _branch(stack, operand)
-                elif kind == Kind.CHARGE:
-                    self.consumed += operand
-                elif kind == Kind.CHECK:
-                    self.consumed += operand
-                    if self.consumed >= until or self.consumed > self.limit:
-                        frame.pc = pc
-                        if self.consumed > self.limit:
-                            raise OutOfFuel
-                        return Outcome.PAUSED
-                elif kind == Kind.UNARY:
-                    frame.pc = pc
-                    stack[-1] = operand(stack[-1])
-                elif kind == Kind.BR:
-                    pc = _branch(stack, operand)
-                elif kind == Kind.IF:
-                    if not pop():
-                        pc = operand
-                elif kind == Kind.RULE:
-                    frame.pc = pc
-                    operand[0](self, frame, operand[1])
-                elif kind == Kind.LEAVE:
-                    frame.pc = pc
-                    if self._call(operand[0](self, frame, operand[1]), stack):
-                        return self._left()
-                    break
-                elif kind == Kind.RETURN:
-                    results = stack[len(stack) - operand :]
-                    self._leave()
-                    if not self._frames:
-                        self.results = tuple(results)
-                        return Outcome.RETURNED
-                    self._frames[-1].stack.extend(results)
-                    break
-                elif kind == Kind.DROP:
-                    pop()
-                elif kind == Kind.SELECT:
-                    condition = pop()
-                    second = pop()
-                    if not condition:
-                        stack[-1] = second
-                elif kind == Kind.BR_TABLE:
-                    index = pop()
-                    pc = _branch(stack, operand[index] if index < len(operand) else operand[-1])
-                elif kind == Kind.BR_ON:
-                    frame.pc = pc
-                    if operand[0](self, frame, operand[1]):
-                        pc = _branch(stack, operand[2])
-                elif kind == Kind.TAIL:
-                    frame.pc = pc
-                    func = operand[0](self, frame, operand[1])
-                    arguments = _arguments(func, stack)
-                    self._leave()
-                    if self._enter(func, arguments):
-                        return self._left()
-                    if not self._frames:
-                        return Outcome.RETURNED
-                    break
-                elif kind == Kind.WAIT:
-                    frame.pc = pc
-                    waiting = operand[0](self, frame, operand[1])
-                    if waiting is not None:
-                        self.arguments = waiting
-                        self._waiter = waiting[0]
-                        return Outcome.WAIT
-                else:
-                    frame.pc = pc
-                    if not self._catch(operand[0](self, frame, operand[1])):
-                        return Outcome.THROWN
-                    break
-
-    def _call(self, func: FuncInst, stack: list[Any]) -> bool:
-        return self._enter(func, _arguments(func, stack))
+    def frames_now(self) -> tuple[FrameInfo, ...]:
+        """Describe the explicit frames, innermost first."""
+        return tuple(_describe(frame) for frame in reversed(self._frames) if frame.instance is not None)
 
 
-def _prepare(funcidx: int, instance: ModuleInst) -> Prepared:
-    validated = instance.validated
-    return prepare(validated.record(funcidx - validated.nimported_funcs), instance)
-
-
-def _handler(frame: Frame, exception: ExnInst) -> Handler | None:
-    """The innermost handler of *exception* around where *frame* is."""
-    at = frame.prepared.where[frame.pc - 1]
-    outermost = at
-    for handler in frame.prepared.handlers:
-        if handler.start > outermost or not handler.start < at < handler.end:
-            continue
-        if handler.kind == DELEGATE:
-            outermost = handler.label.pc
-        elif handler.kind > 1 or frame.instance.tags[handler.tagidx or 0] is exception.tag:
-            return handler
-    return None
-
-
-def _arguments(func: FuncInst, stack: list[Any]) -> list[Any]:
+def _result_count(func: FuncInst) -> int:
     functype = func.deftype.comptype
-    if not isinstance(functype, FuncType):
-        raise RuntimeError("a function without a function type")
-    count = len(functype.params)
-    if not count:
-        return []
-    arguments = stack[-count:]
-    del stack[-count:]
-    return arguments
+    return len(functype.results) if isinstance(functype, FuncType) else 0
 
 
-def _branch(stack: list[Any], label: Label) -> int:
-    pc, height, arity = label
-    if height >= 0 and len(stack) != height + arity:
-        del stack[height : len(stack) - arity]
-    return pc
+def _describe(frame: AnyFrame) -> FrameInfo:
+    instance, funcidx = frame.instance, frame.func.funcidx or 0
+    if instance is None:
+        return FrameInfo(None, frame.func.name, funcidx, None)
+    index = frame.index
+    offset = None if index < 0 or isinstance(frame, Entry) else frame.code.offsets[index]
+    return FrameInfo(instance.name, function_name(instance, funcidx), funcidx, offset)
 
 
-def evaluate(record: FunctionRecord, instance: ModuleInst) -> Any:
-    """Return the value of a constant expression, given as the record of its validation.
-
-    Raises:
-        Trap: If it traps; constants of GC types can exhaust the heap.
-    """
-    func = FuncInst(_CONSTANT, instance, 0)
-    func.cell.cell_contents = prepare(record, instance)
-    machine = Machine(func, ())
-    if machine.resume(NO_LIMIT) is not Outcome.RETURNED:
-        raise machine.trap or RuntimeError("a constant expression did not end")
-    return machine.results[0]
-
-
-_CONSTANT = close_rectype(RecType((SubType(True, (), FuncType((), ())),)), 0, [])[0]
-"""The type of the function that a constant expression is evaluated in; its result is the operand left on the stack."""
+_AGAIN: Final = object()
+_SIGNALS: Final[dict[type[Exception], Any]] = {
+    Suspend: Machine._suspended,
+    Deep: Machine._deep,
+    Load: Machine._load,
+    Promote: Machine._promote,
+    Leave: Machine._leave,
+    HostReturned: Machine._host_returned,
+    Ask: Machine._ask,
+    WaitFor: Machine._wait,
+    Bulk: Machine._bulk,
+    Thrown: lambda machine, thrown: machine._unwind(thrown.exception),
+}

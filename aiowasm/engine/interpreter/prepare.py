@@ -2,12 +2,14 @@
 
 Labels become positions in that list, segment costs become operators of their own (CHARGE, and CHECK at check points),
 and what does nothing at run time (block, loop, end, nop) disappears. `where` maps a position back to the record's
-operator, for traps and for the search of handlers. Nothing is executed here.
+operator, for traps and for the search of handlers. It knows no instance: all instances of a module share it. Nothing is
+executed here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiowasm.engine.interpreter.rules import RULES
@@ -17,10 +19,9 @@ from aiowasm.syntax.floats import f32_from_bits, f64_from_bits
 from aiowasm.syntax.instructions import BY_CODE, BY_NAME, Instruction
 
 if TYPE_CHECKING:
-    from aiowasm.engine.instance import ModuleInst
     from aiowasm.validation.record import Block, FunctionRecord
 
-__all__ = ("DELEGATE", "Handler", "Kind", "Label", "Prepared", "prepare")
+__all__ = ("DELEGATE", "Handler", "Kind", "Label", "Prepared", "prepare", "prepare_steps", "rule_of")
 
 
 class Kind:
@@ -51,8 +52,32 @@ class Kind:
     BR_ON = 21
     """`operand` is (rule, immediate, label): branch if the rule says so."""
     THROW = 22
+    GLOBAL_GET = 24
+    GLOBAL_SET = 25
     WAIT = 23
     """`operand` is (rule, immediate): the rule gives a waiter and its timeout, or None and has given the result."""
+
+
+_SHARED = frozenset(
+    [
+        Kind.LOCAL_GET,
+        Kind.CONST,
+        Kind.BINARY,
+        Kind.LOCAL_SET,
+        Kind.LOCAL_TEE,
+        Kind.LOAD,
+        Kind.STORE,
+        Kind.UNARY,
+        Kind.DROP,
+        Kind.CHARGE,
+        Kind.RETURN,
+        Kind.GLOBAL_GET,
+        Kind.GLOBAL_SET,
+    ]
+)
+_UNRESOLVED = frozenset([Kind.BR, Kind.IF, Kind.BR_IF, Kind.BR_TABLE, Kind.BR_ON])
+_STEP = 4000  # operators: about 5 ms
+_LOOP = BY_NAME["loop"].code
 
 
 class Label(NamedTuple):
@@ -85,10 +110,9 @@ class Prepared(NamedTuple):
     """A function ready to be interpreted."""
 
     code: list[tuple[int, Any]]
-    where: list[int]
+    where: array[int]
     handlers: list[Handler]
     """Innermost first."""
-    record: FunctionRecord
 
 
 _CALLS = {BY_NAME[name].code for name in ("call", "call_indirect", "call_ref")}
@@ -100,11 +124,12 @@ _BR_ON = {BY_NAME[name].code for name in ("br_on_null", "br_on_non_null", "br_on
 class _Preparer:
     """The pass over one record: emits, remembers where labels are, and resolves them at the end."""
 
-    def __init__(self, record: FunctionRecord, instance: ModuleInst) -> None:
+    def __init__(self, record: FunctionRecord) -> None:
         self.record = record
-        self.instance = instance
         self.code: list[tuple[int, Any]] = []
-        self.where: list[int] = []
+        self.where = array("i")
+        self.made: dict[tuple[int, Any], tuple[int, Any]] = {}
+        """Pairs are shared: a body of megabytes has few different ones."""
         self.ends: dict[int, int] = {}
         self.elses: dict[int, int] = {}
         self.heads: dict[int, int] = {}
@@ -118,9 +143,11 @@ class _Preparer:
                 {target: block.end for _kind, _tagidx, target in block.catches if isinstance(target, int)}
             )
 
-    def run(self) -> Prepared:
+    def run(self) -> Generator[None, None, Prepared]:
         self.charge(-1)
         for index, code in enumerate(self.record.ops):
+            if not index % _STEP:
+                yield
             row = BY_CODE[code]
             if row is None:
                 raise RuntimeError(f"validation recorded an unknown operator {code:#x}")
@@ -128,17 +155,26 @@ class _Preparer:
             self.charge(index)
         self.ends.setdefault(len(self.record.ops) - 1, len(self.code))
         self.emit(len(self.record.ops) - 1, Kind.RETURN, len(self.record.results))
-        resolved = [self.resolve(kind, operand) for kind, operand in self.code]
-        return Prepared(resolved, self.where, self.handlers(), self.record)
+        pairs = self.code
+        for pc, (kind, operand) in enumerate(pairs):
+            if not pc % _STEP:
+                yield
+            if kind in _UNRESOLVED:
+                pairs[pc] = self.resolve(kind, operand)
+        return Prepared(pairs, self.where, self.handlers())
 
     def emit(self, index: int, kind: int, operand: Any) -> None:
-        self.code.append((kind, operand))
+        pair = (kind, operand)
+        if kind in _SHARED and type(operand) is not float:  # 0.0 equals -0.0 and 0
+            pair = self.made.setdefault(pair, pair)
+        self.code.append(pair)
         self.where.append(index)
 
     def charge(self, index: int) -> None:
         cost = self.record.cost.get(index, 0)
         if index in self.record.checks:
-            self.emit(index, Kind.CHECK, cost)
+            loop = index >= 0 and self.record.ops[index] == _LOOP
+            self.emit(index, Kind.CHECK, (cost, index if loop else -1))
         elif cost:
             self.emit(index, Kind.CHARGE, cost)
 
@@ -150,7 +186,7 @@ class _Preparer:
             self.emit(index, Kind.CONST, _constant(operation.shape, immediate))
         elif code in EVALUATE:
             self.arithmetic(index, row, immediate)
-        elif code in WIDTHS:
+        elif code in LOADS or code in STORES:
             self.access(index, row, immediate)
         elif name in _PLAIN:
             self.emit(index, _PLAIN[name], immediate)
@@ -167,41 +203,25 @@ class _Preparer:
         elif code in _BR_ON:
             self.emit(index, Kind.BR_ON, (RULES[name], immediate))
         elif name != "nop":
-            self.emit(index, Kind.RULE, (RULES[name], immediate))
+            self.emit(index, Kind.WAIT if name.startswith("memory.atomic.wait") else Kind.RULE, rule_of(row, immediate))
 
     def arithmetic(self, index: int, row: Instruction, immediate: Any) -> None:
-        function = EVALUATE[row.code]
         if row.type is None:
             raise RuntimeError(f"{row.name} has no stack type")
         arity, results = len(row.type[0]), len(row.type[1])
         if immediate is None and results == 1 and arity == 2:
-            self.emit(index, Kind.BINARY, function)
+            self.emit(index, Kind.BINARY, EVALUATE[row.code])
         elif immediate is None and results == 1 and arity == 1:
-            self.emit(index, Kind.UNARY, function)
+            self.emit(index, Kind.UNARY, EVALUATE[row.code])
         else:
-            self.emit(index, Kind.RULE, (RULES["*"], (function, immediate, arity, results)))
+            self.emit(index, Kind.RULE, rule_of(row, immediate))
 
     def access(self, index: int, row: Instruction, immediate: Any) -> None:
-        code, lane = row.code, 0
-        if code in LOAD_LANES or code in STORE_LANES:
-            immediate, lane = immediate
-        memidx, offset = immediate if isinstance(immediate, tuple) else (0, immediate)
-        atomic = row.name.partition(".")[2].startswith("atomic")
-        nbytes = WIDTHS[code]
-        access = (offset, self.instance.mems[memidx].cell, nbytes, nbytes - 1 if atomic else 0)
+        code = row.code
         if code in LOADS:
-            self.emit(index, Kind.LOAD, (LOADS[code], *access))
-        elif code in STORES:
-            self.emit(index, Kind.STORE, (STORES[code], *access))
-        elif code in RMWS or code in CMPXCHGS:
-            self.emit(index, Kind.RULE, (RULES["*rmw"], (RMWS.get(code) or CMPXCHGS[code], code in RMWS, *access)))
-        elif row.name == "memory.atomic.notify":
-            self.emit(index, Kind.RULE, (RULES[row.name], (self.instance.mems[memidx], *access)))
-        elif row.name.startswith("memory.atomic.wait"):
-            self.emit(index, Kind.WAIT, (RULES["*wait"], (self.instance.mems[memidx], *access)))
+            self.emit(index, Kind.LOAD, (LOADS[code], *_access(row, immediate)))
         else:
-            load, store = LOAD_LANES.get(code), STORE_LANES.get(code)
-            self.emit(index, Kind.RULE, (RULES["*lane"], (load, store, lane, *access)))
+            self.emit(index, Kind.STORE, (STORES[code], *_access(row, immediate)))
 
     def structure(self, index: int, name: str, immediate: Any) -> None:
         if name == "loop":
@@ -265,6 +285,8 @@ _PLAIN = {
     "br": Kind.BR,
     "br_if": Kind.BR_IF,
     "br_table": Kind.BR_TABLE,
+    "global.get": Kind.GLOBAL_GET,
+    "global.set": Kind.GLOBAL_SET,
     "drop": Kind.DROP,
     "select": Kind.SELECT,
     "select_t": Kind.SELECT,
@@ -279,6 +301,43 @@ def _constant(shape: str, immediate: Any) -> object:
     return immediate
 
 
-def prepare(record: FunctionRecord, instance: ModuleInst) -> Prepared:
-    """Return *record* in the form the direct interpreter runs, bound to the memories of *instance*."""
-    return _Preparer(record, instance).run()
+def _access(row: Instruction, immediate: Any) -> tuple[int, int, int, int]:
+    """What an access needs: offset, memidx, bytes, and the address bits that an atomic one wants to be zero."""
+    memidx, offset = immediate if isinstance(immediate, tuple) else (0, immediate)
+    nbytes = WIDTHS[row.code]
+    return offset, memidx, nbytes, nbytes - 1 if row.name.partition(".")[2].startswith("atomic") else 0
+
+
+def rule_of(row: Instruction, immediate: Any) -> tuple[Callable[..., Any], Any]:
+    """Return the rule of an instruction that is not control, and what it takes for its immediate."""
+    code = row.code
+    if code in EVALUATE:
+        if row.type is None:
+            raise RuntimeError(f"{row.name} has no stack type")
+        return RULES["*"], (EVALUATE[code], immediate, len(row.type[0]), len(row.type[1]))
+    if code in LOAD_LANES or code in STORE_LANES:
+        access, lane = immediate
+        return RULES["*lane"], (LOAD_LANES.get(code), STORE_LANES.get(code), lane, *_access(row, access))
+    if code in RMWS or code in CMPXCHGS:
+        return RULES["*rmw"], (RMWS.get(code) or CMPXCHGS[code], code in RMWS, *_access(row, immediate))
+    if row.name == "memory.atomic.notify":
+        return RULES[row.name], _access(row, immediate)
+    if row.name.startswith("memory.atomic.wait"):
+        return RULES["*wait"], _access(row, immediate)
+    return RULES[row.name], immediate
+
+
+def prepare_steps(record: FunctionRecord) -> Generator[None, None, Prepared]:
+    """Bring *record* into the form the direct interpreter runs, yielding now and then."""
+    return _Preparer(record).run()
+
+
+def prepare(record: FunctionRecord) -> Prepared:
+    """Return *record* in the form the direct interpreter runs."""
+    steps = prepare_steps(record)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            prepared: Prepared = stop.value
+            return prepared

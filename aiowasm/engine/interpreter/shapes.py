@@ -1,4 +1,4 @@
-"""What generating code asks of a function before it starts: which blocks can be resumed inside, and the types of rules."""
+"""What generating code asks before it starts: which blocks can be resumed inside, and the types of rules."""
 
 from __future__ import annotations
 

@@ -1,0 +1,198 @@
+"""What the interpreter keeps of a function of a module, for all its instances: prepared and generated code, and heat.
+
+Both are made when they are first needed, in steps: walking and preparing a body of megabytes takes seconds, and what
+holds an event loop up is made a piece at a time. Only Python's own compile() cannot be interrupted, so functions beyond
+`MAX_COMPILED_OPERATORS` stay with the direct interpreter (20,000 operators take it about 70 ms).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from types import CodeType
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+from aiowasm.engine.interpreter.generate import Generated
+from aiowasm.engine.interpreter.generate import Generator as CodeGenerator
+from aiowasm.engine.interpreter.prepare import Prepared, prepare_steps
+from aiowasm.engine.interpreter.shapes import Unsupported
+from aiowasm.syntax.types import FuncType, NumType, RefType, ValType
+from aiowasm.validation.code import validate_function_steps
+from aiowasm.validation.module import ValidatedModule
+from aiowasm.validation.record import LocalTypes
+
+if TYPE_CHECKING:
+    from aiowasm.validation.record import FunctionRecord
+
+__all__ = ("FunctionCode", "code_of")
+
+HOT: Final = 32
+"""Calls and loop iterations after which code is generated: what it costs is saved in about as many."""
+MAX_COMPILED_OPERATORS: Final = 20_000
+MAX_COMPILED_LOCALS: Final = 500
+LARGE_OPERATORS: Final = 2_000
+"""Above, a function has to be hotter: Python's compile() holds the loop up for more than 8 ms."""
+INLINE_NBYTES: Final = 1_000
+"""A body up to this size is made ready inside a slice (about 1 ms)."""
+INLINE_OPERATORS: Final = 300
+"""Code up to this size is generated inside a slice (about 2 ms)."""
+
+_SLOTS_PER_FRAME: Final = 4
+
+
+def zero_of(valtype: ValType) -> Any:
+    """The default value of a type, in engine form."""
+    if isinstance(valtype, RefType):
+        return None
+    if valtype in (NumType.F32, NumType.F64):
+        return 0.0
+    return bytes(16) if valtype is NumType.V128 else 0
+
+
+def _zeros(record: FunctionRecord, nparams: int) -> tuple[Any, ...]:
+    if isinstance(record.locals, LocalTypes):  # tens of thousands, in a few runs
+        runs = [(zero_of(valtype),) * count for count, valtype in record.locals.runs()]
+        return tuple(zero for run in runs for zero in run)[nparams:]
+    return tuple([zero_of(valtype) for valtype in record.locals[nparams:]])
+
+
+class FunctionCode:
+    """One function of a module. `slots` is what a frame of it costs of the limit on stack slots."""
+
+    __slots__ = (
+        "__weakref__",
+        "_marks",
+        "compiled",
+        "defaults",
+        "funcidx",
+        "generated",
+        "heat",
+        "hot",
+        "nbytes",
+        "noperators",
+        "nparams",
+        "nresults",
+        "offsets",
+        "prepared",
+        "record",
+        "refused",
+        "slots",
+        "tail",
+        "zeros",
+    )
+
+    def __init__(self, funcidx: int, functype: FuncType, nbytes: int) -> None:
+        self.funcidx = funcidx
+        self.nparams = len(functype.params)
+        self.nresults = len(functype.results)
+        self.nbytes = nbytes
+        self.slots = 0
+        self.zeros: tuple[Any, ...] = ()
+        self.record: FunctionRecord | None = None
+        """Kept until code is generated from it."""
+        self.prepared: Prepared | None = None
+        self.generated: Generated | None = None
+        self.compiled: CodeType | None = None
+        self.defaults: tuple[Any, ...] = ()
+        self.refused = False
+        """Code will not be generated."""
+        self.heat = 0
+        self.hot = HOT
+        self.noperators = 0
+        self.tail = False
+        self.offsets: Any = ()
+        self._marks: dict[int, str] | None = None
+
+    def adopt(self, record: FunctionRecord, prepared: Prepared) -> None:
+        """Take a record and its prepared form."""
+        nlocals = len(record.locals)
+        self.zeros = _zeros(record, self.nparams)
+        self.slots = nlocals + record.max_height + _SLOTS_PER_FRAME
+        self.noperators = len(record.ops)
+        self.offsets = record.offsets
+        self.refused = self.noperators > MAX_COMPILED_OPERATORS or nlocals > MAX_COMPILED_LOCALS
+        if self.noperators > LARGE_OPERATORS:
+            self.hot = HOT * self.noperators // 500
+        self.record = None if self.refused else record
+        self.prepared = prepared
+
+    def can_stay_cold(self) -> bool:
+        """Whether the direct interpreter can run it now and should."""
+        return self.compiled is None and self.prepared is not None and (self.heat < self.hot or self.refused)
+
+    def prepare_steps(self, validated: ValidatedModule) -> Generator[None, None, None]:
+        """Walk the body (validating it) and prepare it, yielding now and then.
+
+        Raises:
+            InvalidError: The body is not valid, and was not validated before.
+        """
+        record = yield from validate_function_steps(validated, self.funcidx - validated.nimported_funcs)
+        self.adopt(record, (yield from prepare_steps(record)))
+
+    def compile_steps(self, validated: ValidatedModule) -> Generator[None, None, None]:
+        """Generate the function's code, yielding now and then; afterwards it is there or `refused`."""
+        record = self.record
+        if record is None:
+            return
+        try:
+            generated = yield from CodeGenerator(record, validated, self.funcidx).steps()
+        except Unsupported:
+            self.refused = True
+            self.record = None
+            return
+        yield
+        outer = compile(generated.source, f"<wasm function {self.funcidx}>", "exec", dont_inherit=True)
+        maker = next(constant for constant in outer.co_consts if isinstance(constant, CodeType))
+        self.record = None
+        self.generated = generated
+        self.tail = generated.has_tail
+        values = {"0": 0, "0.0": 0.0, "V0": bytes(16), "None": None}
+        self.defaults = (0, *(values[text] for text in generated.defaults))
+        self.compiled = next(constant for constant in maker.co_consts if isinstance(constant, CodeType))
+
+    # Generated code, read backwards
+
+    def mark(self, line: int) -> str:
+        """What the source says about *line*, without the sharp; see `generate`."""
+        if self._marks is None:
+            source = self.generated.source if self.generated is not None else ""
+            self._marks = {
+                number: text.rsplit("#", 1)[1] for number, text in enumerate(source.split("\n"), start=2) if "#" in text
+            }
+        return self._marks[line]
+
+    def index_of(self, line: int) -> int:
+        """The operator that *line* of the source executes."""
+        mark = self.mark(line)
+        if mark == "D":
+            return -1
+        number = int(mark[1:].partition(":")[0])
+        return number - 1 if mark[0] in "kc" else number
+
+    def landing(self, index: int, exception: Any, tags: Any) -> tuple[int, list[Any]] | None:
+        """The innermost clause for an exception thrown at operator *index*: (its number, the values it carries)."""
+        for start, end, clauses in self.generated.tries if self.generated is not None else ():
+            if start < index < end:
+                for kind, tagidx, number in clauses:
+                    if kind > 1 or tags[tagidx] is exception.tag:
+                        values = list(exception.values) if kind < 2 else []
+                        return number, [*values, exception] if kind & 1 else values
+        return None
+
+
+_codes: WeakKeyDictionary[ValidatedModule, dict[int, FunctionCode]] = WeakKeyDictionary()
+
+
+def code_of(validated: ValidatedModule, funcidx: int) -> FunctionCode:
+    """The code of a function that *validated* defines; not ready when it is new."""
+    codes = _codes.get(validated)
+    if codes is None:
+        codes = _codes[validated] = {}
+    code = codes.get(funcidx)
+    if code is None:
+        functype = validated.funcs[funcidx].comptype
+        if not isinstance(functype, FuncType):
+            raise TypeError("a function without a function type")
+        nbytes = validated.module.funcs[funcidx - validated.nimported_funcs].nbytes
+        code = codes[funcidx] = FunctionCode(funcidx, functype, nbytes)
+    return code

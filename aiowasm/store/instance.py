@@ -181,7 +181,7 @@ class Instance:
         if export is None or self.core is None:
             return None
         core = self.core
-        spaces: dict[str, list[Any]] = {
+        spaces: dict[str, Any] = {
             "func": core.funcs,
             "table": core.tables,
             "memory": core.mems,

@@ -462,7 +462,7 @@ class _Transaction:
         if validated.module.start is not None:
             functions.append((core.funcs[validated.module.start], "start function"))
         initialize = self.instance.exported("_initialize")
-        if initialize in core.funcs and initialize.deftype.comptype == FuncType((), ()):
+        if isinstance(initialize, FuncInst) and initialize.deftype.comptype == FuncType((), ()):
             functions.append((initialize, "_initialize"))
         previous = CURRENT.get()
         CURRENT.set(activation)

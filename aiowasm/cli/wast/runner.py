@@ -233,7 +233,7 @@ class _Agent:
 
 
 def _exports(instance: ModuleInst) -> dict[str, Import]:
-    spaces: dict[str, list[Any]] = {
+    spaces: dict[str, Any] = {
         "func": instance.funcs,
         "table": instance.tables,
         "memory": instance.mems,

@@ -8,7 +8,6 @@ the growth of the process while decoding and validating, in times of the input's
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import time
@@ -195,18 +194,18 @@ def measure(data: bytes) -> tuple[float, float, str]:
     return longest, time.process_time() - start, outcome
 
 
-def resident_nbytes() -> int:
-    """The memory of this process now (Linux)."""
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
+def resident_nbytes(field: str) -> int:
+    """The memory of this process (Linux): now, VmRSS, or at most so far, VmHWM."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(field + ":")[2].split()[0]) * 1024
 
 
 def report(name: str, path: str) -> None:
     """Measure one case in a process of its own, for the memory."""
     data = Path(path).read_bytes()
-    before = resident_nbytes()
+    before = resident_nbytes("VmRSS")
     first = measure(data)
-    peak = max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+    peak = resident_nbytes("VmHWM") - before
     runs = sorted([first, *(measure(data) for _ in range(REPEATS - 1 if first[1] < 2 else 0))])
     longest, total, outcome = runs[len(runs) // 2]
     times = max(0.0, (peak - 20e6) / len(data))

@@ -111,6 +111,7 @@ class _Decoder:
         self.datas: list[Data] = []
         self.customs: list[Custom] = []
         self.shared_types: dict[bytes, RecType] = {}
+        self.shared_fields: dict[bytes, FieldType] = {}
         self.places: dict[int, array[int]] = {}
 
     # Numbers, names and other parts of everything.
@@ -242,8 +243,11 @@ class _Decoder:
         return packed
 
     def field(self) -> FieldType:
+        at = self.pos
         storage = self.storage()
-        return FieldType(storage, self.mutability())
+        field = FieldType(storage, self.mutability())
+        # Large structures have few different fields.
+        return self.shared_fields.setdefault(self.data[at : self.pos], field)
 
     def comptype(self) -> Steps[CompType]:
         form = self.byte()

@@ -7,8 +7,8 @@ display: a subtype test is one comparison.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from weakref import WeakValueDictionary
+from collections.abc import Callable, Generator
+from weakref import ref
 
 from aiowasm.syntax.types import (
     AbsHeapType,
@@ -30,6 +30,7 @@ from aiowasm.syntax.types import (
 __all__ = (
     "DefType",
     "close_rectype",
+    "close_rectype_steps",
     "is_defaultable",
     "kind_of",
     "map_comptype",
@@ -52,7 +53,7 @@ class _Group:
 
     __slots__ = ("__weakref__", "deftypes", "key")
 
-    key: RecType
+    key: tuple[SubType, ...]
     deftypes: tuple[DefType, ...]
 
 
@@ -85,7 +86,10 @@ class DefType:
         return depth < len(self.supertypes) and self.supertypes[depth] is other
 
 
-_groups: WeakValueDictionary[RecType, _Group] = WeakValueDictionary()
+_groups: dict[int, list[ref[_Group]]] = {}
+"""Hash of the key -> the groups that are alive. Not a weak dictionary: large keys are hashed and compared in steps."""
+
+_STEP = 300
 
 
 def close_rectype(rectype: RecType, first: int, deftypes: list[DefType]) -> tuple[DefType, ...]:
@@ -94,29 +98,84 @@ def close_rectype(rectype: RecType, first: int, deftypes: list[DefType]) -> tupl
     *deftypes* are the closed types of all lower indices. Every type index must be below
     `first + len(rectype.subtypes)`: validation has checked it. Spec: `$rolldt`, `$clos_deftype`.
     """
+    steps = close_rectype_steps(rectype, first, deftypes)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            made: tuple[DefType, ...] = stop.value
+            return made
+
+
+def close_rectype_steps(
+    rectype: RecType, first: int, deftypes: list[DefType]
+) -> Generator[None, None, tuple[DefType, ...]]:
+    """Like `close_rectype`, yielding after some hundreds of types."""
 
     def roll(heaptype: HeapType) -> HeapType:
         if isinstance(heaptype, int):
             return deftypes[heaptype] if heaptype < first else first - heaptype - 1
         return heaptype
 
-    key = RecType(tuple(_map_subtype(subtype, roll) for subtype in rectype.subtypes))
-    group = _groups.get(key)
+    rolled = []
+    number = 0
+    for index, subtype in enumerate(rectype.subtypes):
+        mapped = _map_subtype(subtype, roll)
+        rolled.append(mapped)
+        number = hash((number, mapped))
+        if index % _STEP == _STEP - 1:
+            yield
+    key = tuple(rolled)
+    group = yield from _find(number, key, set())
     if group is None:
-        group = _make_group(key)
-        _groups[key] = group
+        made = yield from _make_group(key)
+        # Someone else may have made it between two steps: from the last look on nothing yields.
+        group = yield from _find(number, key, set())
+        if group is None:
+            group = made
+            _groups.setdefault(number, []).append(ref(made, lambda gone: _forget(number, gone)))
     return group.deftypes
 
 
-def _make_group(key: RecType) -> _Group:
+def _find(number: int, key: tuple[SubType, ...], seen: set[int]) -> Generator[None, None, _Group | None]:
+    """Look for a group that is alive; groups that appear meanwhile are looked at, too."""
+    while True:
+        alive = [group for weak in _groups.get(number, ()) if (group := weak()) is not None and id(group) not in seen]
+        if not alive:
+            return None
+        for group in alive:
+            seen.add(id(group))
+            if len(group.key) == len(key):
+                for at in range(0, len(key), _STEP):
+                    if at:
+                        yield
+                    if group.key[at : at + _STEP] != key[at : at + _STEP]:
+                        break
+                else:
+                    return group
+
+
+def _forget(number: int, gone: ref[_Group]) -> None:
+    weaks = _groups.get(number)
+    if weaks is not None and gone in weaks:
+        weaks.remove(gone)
+        if not weaks:
+            del _groups[number]
+
+
+def _make_group(key: tuple[SubType, ...]) -> Generator[None, None, _Group]:
     group = _Group()
     group.key = key
-    made = tuple(DefType() for _ in key.subtypes)
+    made = []
+    for index in range(len(key)):
+        made.append(DefType())
+        if index % _STEP == _STEP - 1:
+            yield
 
     def unroll(heaptype: HeapType) -> HeapType:
         return made[-heaptype - 1] if isinstance(heaptype, int) else heaptype
 
-    for index, subtype in enumerate(key.subtypes):
+    for index, subtype in enumerate(key):
         deftype = made[index]
         closed = _map_subtype(subtype, unroll)
         deftype.group = group
@@ -126,7 +185,9 @@ def _make_group(key: RecType) -> _Group:
         above = closed.supertypes[0] if closed.supertypes else None
         # A supertype has a lower index (validation), so its display exists.
         deftype.supertypes = (*above.supertypes, deftype) if isinstance(above, DefType) else (deftype,)
-    group.deftypes = made
+        if index % _STEP == _STEP - 1:
+            yield
+    group.deftypes = tuple(made)
     return group
 
 
@@ -141,13 +202,17 @@ def _map_subtype(subtype: SubType, change: _Change) -> SubType:
 def map_comptype(comptype: CompType, change: _Change) -> CompType:
     """Return *comptype* with *change* applied to every heap type in it."""
     if isinstance(comptype, FuncType):
-        return FuncType(
-            tuple(map_valtype(valtype, change) for valtype in comptype.params),
-            tuple(map_valtype(valtype, change) for valtype in comptype.results),
-        )
+        return FuncType(_map_valtypes(comptype.params, change), _map_valtypes(comptype.results, change))
     if isinstance(comptype, StructType):
-        return StructType(tuple(_map_field(field, change) for field in comptype.fields))
+        # Ten thousand fields are a handful of objects: the decoder shares them, and so does this.
+        fields = {id(field): field for field in comptype.fields}
+        changed = {number: _map_field(field, change) for number, field in fields.items()}
+        return StructType(tuple([changed[id(field)] for field in comptype.fields]))
     return ArrayType(_map_field(comptype.field, change))
+
+
+def _map_valtypes(valtypes: tuple[ValType, ...], change: _Change) -> tuple[ValType, ...]:
+    return tuple([map_valtype(t, change) if isinstance(t, RefType) else t for t in valtypes])
 
 
 def _map_field(field: FieldType, change: _Change) -> FieldType:

@@ -61,6 +61,8 @@ class Context:
         self.nimported_globals = 0
         self.place = (0, 0)
         """Section and item that is being validated, for errors that have no offset of their own."""
+        self.work = 0
+        """Parts of types checked since the last step."""
         self.matched: set[tuple[int, int]] = set()
         """Identities of types of which the first matches the second, for long lists of operands."""
         self.operands: dict[int, tuple[ValType, ...]] = {}

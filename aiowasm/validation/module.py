@@ -15,7 +15,7 @@ from aiowasm.errors import InvalidError
 from aiowasm.features import DEFAULT, Feature, Features
 from aiowasm.syntax.matching import (
     DefType,
-    close_rectype,
+    close_rectype_steps,
     is_defaultable,
     map_comptype,
     matches_comptype,
@@ -34,6 +34,7 @@ from aiowasm.syntax.types import (
     RecType,
     RefType,
     StructType,
+    SubType,
     TableType,
     TagType,
     ValType,
@@ -52,6 +53,7 @@ __all__ = (
 
 _T = TypeVar("_T")
 _EVERY = 500
+_RELEASED = 200_000
 
 
 class ValidatedModule(Context):
@@ -85,7 +87,11 @@ def validate_module_steps(module: Module, features: Features = DEFAULT) -> Gener
     """Like `validate_module`, yielding now and then."""
     context = yield from validate_shell_steps(module, features)
     for index in range(len(module.funcs)):
-        yield from validate_function_steps(context, index)
+        record = yield from validate_function_steps(context, index)
+        # Giving back a huge record takes as long as several steps.
+        while len(record.immediates) > _RELEASED:
+            del record.immediates[-_RELEASED:]
+            yield
     context.lazy = False
     return context
 
@@ -107,9 +113,7 @@ def _shell(context: ValidatedModule) -> Generator[None, None, None]:
     module = context.module
     for number, rectype in enumerate(module.types):
         context.place = (1, number)
-        _types(context, rectype)
-        if number % _EVERY == 0:
-            yield
+        yield from _types(context, rectype)
     yield from _imports(context)
     context.nimported_funcs = len(context.funcs)
     context.nimported_globals = len(context.globals)
@@ -161,7 +165,7 @@ def _definitions(context: Context) -> Generator[None, None, None]:
             yield
 
 
-def _types(context: Context, rectype: RecType) -> None:
+def _types(context: Context, rectype: RecType) -> Generator[None, None, None]:
     first = len(context.deftypes)
     bound = first + len(rectype.subtypes)
     if len(rectype.subtypes) != 1:
@@ -176,30 +180,14 @@ def _types(context: Context, rectype: RecType) -> None:
         return context.close_heaptype(heaptype)
 
     for offset, subtype in enumerate(rectype.subtypes):
-        comptype = subtype.comptype
-        if not isinstance(comptype, FuncType):
-            context.need(Feature.GC, "a structure or array type")
-        else:
-            if len(comptype.params) > limits.MAX_PARAMS or len(comptype.results) > limits.MAX_RESULTS:
-                raise InvalidError("too many parameters or results")
-            if len(comptype.results) > 1:
-                context.need(Feature.MULTI_VALUE, "a function type with several results")
-            for valtype in comptype.params + comptype.results:
-                if isinstance(valtype, RefType):
-                    context.need(Feature.REFERENCE_TYPES, "a reference type")
-                else:
-                    context.close_valtype(valtype)
-        if isinstance(comptype, StructType) and len(comptype.fields) > limits.MAX_STRUCT_FIELDS:
-            raise InvalidError("too many fields")
-        map_comptype(comptype, check)
-        if not subtype.final or subtype.supertypes:
-            context.need(Feature.GC, "a sub type")
-        if len(subtype.supertypes) > 1:
-            raise InvalidError("sub type: more than one supertype")
+        context.work += 1 + _check_subtype(context, subtype, check)
         for above in subtype.supertypes:
             if not isinstance(above, int) or above >= first + offset:
                 raise InvalidError(f"unknown type {above}")
-    context.deftypes.extend(close_rectype(rectype, first, context.deftypes))
+        if context.work > _EVERY:
+            context.work = 0
+            yield
+    context.deftypes.extend((yield from close_rectype_steps(rectype, first, context.deftypes)))
     for deftype in context.deftypes[first:]:
         if len(deftype.supertypes) > limits.MAX_SUBTYPING_DEPTH + 1:
             raise InvalidError("sub type: the hierarchy is too deep")
@@ -207,6 +195,39 @@ def _types(context: Context, rectype: RecType) -> None:
             parent = deftype.supertypes[-2]
             if parent.final or not matches_comptype(deftype.comptype, parent.comptype):
                 raise InvalidError("sub type does not match its super type")
+            context.work += 1
+            if context.work > _EVERY:
+                context.work = 0
+                yield
+
+
+def _check_subtype(context: Context, subtype: SubType, check: Callable[[HeapType], HeapType]) -> int:
+    """Check one type; return how many parts it has."""
+    comptype = subtype.comptype
+    parts = 1
+    if not isinstance(comptype, FuncType):
+        context.need(Feature.GC, "a structure or array type")
+    else:
+        parts = len(comptype.params) + len(comptype.results)
+        if len(comptype.params) > limits.MAX_PARAMS or len(comptype.results) > limits.MAX_RESULTS:
+            raise InvalidError("too many parameters or results")
+        if len(comptype.results) > 1:
+            context.need(Feature.MULTI_VALUE, "a function type with several results")
+        for valtype in comptype.params + comptype.results:
+            if isinstance(valtype, RefType):
+                context.need(Feature.REFERENCE_TYPES, "a reference type")
+            else:
+                context.close_valtype(valtype)
+    if isinstance(comptype, StructType):
+        parts = len(comptype.fields)
+        if len(comptype.fields) > limits.MAX_STRUCT_FIELDS:
+            raise InvalidError("too many fields")
+    map_comptype(comptype, check)
+    if not subtype.final or subtype.supertypes:
+        context.need(Feature.GC, "a sub type")
+    if len(subtype.supertypes) > 1:
+        raise InvalidError("sub type: more than one supertype")
+    return parts
 
 
 def _imports(context: Context) -> Generator[None, None, None]:

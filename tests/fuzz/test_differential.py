@@ -46,6 +46,9 @@ def test_engines_agree(first: int) -> None:
         Ours("interpreter", Interpreter),
         Ours("interpreter, slices of one", Interpreter, slice_fuel=1),
         Ours("interpreter, slices of a thousand", Interpreter, slice_fuel=1000),
+        Ours("generated code", lambda: Interpreter(hot=-1)),
+        Ours("generated code, slices of one", lambda: Interpreter(hot=-1), slice_fuel=1),
+        Ours("direct interpreter", lambda: Interpreter(hot=1 << 62)),
         Wasmtime(),
     ]
     for seed in range(first, first + 10):

@@ -81,7 +81,7 @@ class FunctionCode:
         "zeros",
     )
 
-    def __init__(self, funcidx: int, functype: FuncType, nbytes: int) -> None:
+    def __init__(self, funcidx: int, functype: FuncType, nbytes: int, hot: int = HOT) -> None:
         self.funcidx = funcidx
         self.nparams = len(functype.params)
         self.nresults = len(functype.results)
@@ -97,7 +97,8 @@ class FunctionCode:
         self.refused = False
         """Code will not be generated."""
         self.heat = 0
-        self.hot = HOT
+        self.hot = hot
+        """Heat above which code is generated."""
         self.noperators = 0
         self.tail = False
         self.offsets: Any = ()
@@ -112,7 +113,7 @@ class FunctionCode:
         self.offsets = record.offsets
         self.refused = self.noperators > MAX_COMPILED_OPERATORS or nlocals > MAX_COMPILED_LOCALS
         if self.noperators > LARGE_OPERATORS:
-            self.hot = HOT * self.noperators // 500
+            self.hot = self.hot * self.noperators // 500
         self.record = None if self.refused else record
         self.prepared = prepared
 
@@ -183,7 +184,7 @@ class FunctionCode:
 _codes: WeakKeyDictionary[ValidatedModule, dict[int, FunctionCode]] = WeakKeyDictionary()
 
 
-def code_of(validated: ValidatedModule, funcidx: int) -> FunctionCode:
+def code_of(validated: ValidatedModule, funcidx: int, hot: int = HOT) -> FunctionCode:
     """The code of a function that *validated* defines; not ready when it is new."""
     codes = _codes.get(validated)
     if codes is None:
@@ -194,5 +195,5 @@ def code_of(validated: ValidatedModule, funcidx: int) -> FunctionCode:
         if not isinstance(functype, FuncType):
             raise TypeError("a function without a function type")
         nbytes = validated.module.funcs[funcidx - validated.nimported_funcs].nbytes
-        code = codes[funcidx] = FunctionCode(funcidx, functype, nbytes)
+        code = codes[funcidx] = FunctionCode(funcidx, functype, nbytes, hot)
     return code

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiowasm.engine.global_ import GlobalInst
 from aiowasm.engine.interpreter.binding import InstanceState, bind, host_entry
-from aiowasm.engine.interpreter.code import INLINE_NBYTES, INLINE_OPERATORS, FunctionCode, code_of
+from aiowasm.engine.interpreter.code import HOT, INLINE_NBYTES, INLINE_OPERATORS, FunctionCode, code_of
 from aiowasm.engine.interpreter.direct import make_run
 from aiowasm.engine.interpreter.frames import Frame
 from aiowasm.engine.interpreter.machine import Machine
@@ -44,11 +44,16 @@ def _closed(error: Exception) -> Callable[..., Any]:
 
 
 class Interpreter:
-    """The `Engine` of `engine.base` on pure Python."""
+    """The `Engine` of `engine.base` on pure Python.
+
+    Args:
+        hot: Calls and loop iterations after which a function is run as generated code; for tests, -1 is at once.
+    """
 
     name = "interpreter"
 
-    def __init__(self) -> None:
+    def __init__(self, hot: int = HOT) -> None:
+        self.hot = hot
         self.machine: Machine | None = None
         """The execution that is running."""
         run, fuel = make_run(self)
@@ -114,7 +119,7 @@ class Interpreter:
         if instance.error is not None:
             made = _closed(instance.error)
         else:
-            made = self._cold_entry(func, instance, code_of(instance.validated, funcidx))
+            made = self._cold_entry(func, instance, code_of(instance.validated, funcidx, self.hot))
         func.cell.cell_contents = made
         return made
 

@@ -734,7 +734,8 @@ class Generator(Emitter):
             return
         params, results = signature(self.context, code, immediate)
         given = self.arguments(params)
-        self.flush()
+        # Operands below may still read the slots that the results go to.
+        self.flush(1 | (-1 << self.nlocals + len(self.stack) + 1))
         call = f"{self.bound('rule', (code, immediate))}({given})"
         if code in CALLISH:
             self.flush_all()

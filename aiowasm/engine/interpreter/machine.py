@@ -251,7 +251,7 @@ class Machine:
             return self.engine.entry(func, None)(*entry.arguments, 0)
         if instance.error is not None:
             raise Failed(instance.error)
-        code = code_of(instance.validated, func.funcidx)
+        code = code_of(instance.validated, func.funcidx, self.engine.hot)
         if code.prepared is None:
             self._work = code.prepare_steps(instance.validated)
             return _AGAIN

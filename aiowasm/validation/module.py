@@ -63,6 +63,8 @@ class ValidatedModule(Context):
     """
 
     lazy = True
+    engine_code: object = None
+    """What an engine made of this module and all its instances share."""
 
     def record(self, index: int) -> FunctionRecord:
         """Walk the body of the defined function *index* now and return its record."""

@@ -1,0 +1,88 @@
+"""Cuts functions and their relocations out of an x86-64 ELF object; knows nothing of what they are for."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+__all__ = ("ABSOLUTE_32", "ABSOLUTE_64", "SIGNED_32", "Function", "Relocation", "read_object")
+
+ABSOLUTE_64: Final = 1
+RELATIVE: Final = (2, 4)
+ABSOLUTE_32: Final = 10
+SIGNED_32: Final = 11
+_FUNC: Final = 2
+
+
+class Relocation(NamedTuple):
+    """A place in a function that depends on `symbol`."""
+
+    offset: int
+    type: int
+    symbol: str
+    addend: int
+
+
+class Function(NamedTuple):
+    """Machine code with its relocations in order."""
+
+    code: bytes
+    relocations: list[Relocation]
+
+
+class _Section(NamedTuple):
+    name: int
+    type: int
+    flags: int
+    address: int
+    offset: int
+    size: int
+    link: int
+    info: int
+    align: int
+    entsize: int
+
+
+def read_object(data: bytes) -> tuple[dict[str, Function], dict[str, tuple[str, int]], dict[str, bytes]]:
+    """Return functions, labels (name -> function and offset in it), and constants by symbol."""
+    (start,) = struct.unpack_from("<Q", data, 0x28)
+    (count,) = struct.unpack_from("<H", data, 0x3C)
+    sections = [_Section(*struct.unpack_from("<IIQQQQIIQQ", data, start + 64 * i)) for i in range(count)]
+    table = next(section for section in sections if section.type == 2)
+    names = sections[table.link].offset
+
+    def name(offset: int) -> str:
+        return data[names + offset : data.index(b"\0", names + offset)].decode()
+
+    symbols = [struct.unpack_from("<IBBHQQ", data, table.offset + 24 * i) for i in range(table.size // 24)]
+    relocations: dict[int, list[tuple[int, int, int]]] = {}
+    for section in sections:
+        if section.type == 4:
+            entries = [struct.unpack_from("<QQq", data, section.offset + 24 * i) for i in range(section.size // 24)]
+            relocations.setdefault(section.info, []).extend(entries)
+    functions: dict[str, Function] = {}
+    spans: list[tuple[int, int, int, str]] = []
+    constants: dict[str, bytes] = {}
+    for label, info, _other, index, value, size in symbols:
+        if index == 0 or index >= count:
+            continue
+        section = sections[index]
+        at = section.offset + value
+        if info & 15 == _FUNC and size:
+            found = [
+                Relocation(offset - value, kind & 0xFFFFFFFF, name(symbols[kind >> 32][0]), addend)
+                for offset, kind, addend in relocations.get(index, ())
+                if value <= offset < value + size
+            ]
+            functions[name(label)] = Function(data[at : at + size], sorted(found))
+            spans.append((index, value, value + size, name(label)))
+        elif name(label).startswith(".LCPI"):
+            constants[name(label)] = data[at : at + section.entsize] if section.entsize else b""
+    labels = {
+        name(label): (owner, value - first)
+        for label, info, _other, index, value, _size in symbols
+        if info & 15 == 0 and label
+        for place, first, last, owner in spans
+        if place == index and first <= value < last
+    }
+    return functions, labels, constants

@@ -1,0 +1,231 @@
+"""One LLVM-IR lowering per row of the instruction table: what an operator computes, for both tiers of machine code.
+
+A `Lowering` has operand types, a result type, and IR lines that compute %r from %a, %b and %c. Where operands come from
+and where results go is `stencils.py`'s business. `numerics.py` and `storage.py` define what the lines must compute.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+from aiowasm.engine.native.layout import Activation
+from aiowasm.errors import TrapCode
+from aiowasm.syntax.instructions import INSTRUCTIONS, Instruction, Operation
+
+__all__ = ("LLVM", "Lowering", "llvm_type", "lower", "lowerings")
+
+LLVM: Final = {"f32": "float", "f64": "double", "v128": "<2 x i64>"}
+
+
+class Lowering(NamedTuple):
+    """IR of one instruction. `access` is (bytes, "load" or "store") where %a is an address."""
+
+    operands: tuple[str, ...]
+    result: str | None
+    """A value type, or "i1" for what is used as a condition."""
+    lines: str
+    access: int = 0
+
+
+def llvm_type(valtype: str) -> str:
+    """Return the LLVM type of a value type or integer type."""
+    return LLVM.get(valtype, valtype)
+
+
+def trap_call(code: TrapCode) -> str:
+    return f"call *{Activation.trap(code)}"
+
+
+def trap_if(condition: str, code: TrapCode, label: str) -> str:
+    """IR that traps where the i1 *condition* holds, out of line."""
+    return (
+        f"br i1 {condition}, label %T{label}, label %K{label}, !prof !0\n"
+        f'T{label}:\ncall void asm sideeffect "{trap_call(code)}($0)", "r"(ptr %vm)\nunreachable\nK{label}:\n'
+    )
+
+
+def _trap_if_zero(t: str, value: str, code: TrapCode) -> str:
+    suffix = "l" if t == "i32" else "q"
+    return (
+        f'call void asm sideeffect "test{suffix} $0, $0; jne 1f; {trap_call(code)}($1); 1:", '
+        f'"r,r,~{{flags}}"({t} {value}, ptr %vm)\n'
+    )
+
+
+def canonical(t: str, value: str, result: str) -> str:
+    """IR for *result*: the float *value* with every NaN made the canonical one. The branch is never taken but for NaN."""
+    double = t == "f64"
+    place = Activation.NAN64 if double else Activation.NAN32
+    letter = "d" if double else "s"
+    return (
+        f'{result} = call {llvm_type(t)} asm sideeffect "ucomis{letter} $0, $0; jnp 1f; movs{letter} {place}($1), $0; '
+        f'1:", "=x,r,0,~{{flags}}"(ptr %vm, {llvm_type(t)} {value})\n'
+    )
+
+
+_INTEGER: Final = {
+    "iadd": "add",
+    "isub": "sub",
+    "imul": "mul",
+    "iand": "and",
+    "ior": "or",
+    "ixor": "xor",
+}
+_SHIFT: Final = {"ishl": "shl", "ishr_s": "ashr", "ishr_u": "lshr"}
+_ROTATE: Final = {"irotl": "fshl", "irotr": "fshr"}
+_COUNT: Final = {"iclz": "ctlz", "ictz": "cttz"}
+_ORDER: Final = {
+    "ieq": "eq",
+    "ine": "ne",
+    **{f"i{order}_{sign}": f"{sign}{order}" for order in ("lt", "gt", "le", "ge") for sign in "su"},
+}
+_FLOAT_ORDER: Final = {"feq": "oeq", "fne": "une", "flt": "olt", "fgt": "ogt", "fle": "ole", "fge": "oge"}
+_FLOAT: Final = {"fadd": "fadd", "fsub": "fsub", "fmul": "fmul", "fdiv": "fdiv"}
+_ROUND: Final = {"fceil": "ceil", "ffloor": "floor", "ftrunc": "trunc", "fnearest": "roundeven", "fsqrt": "sqrt"}
+
+
+def _division(t: str, operator: str) -> str:
+    lines = _trap_if_zero(t, "%b", TrapCode.INTEGER_DIVIDE_BY_ZERO)
+    low = -(1 << int(t[1:]) - 1)
+    if operator == "idiv_s":
+        lines += f"%m1 = icmp eq {t} %b, -1\n%mn = icmp eq {t} %a, {low}\n%ov = and i1 %m1, %mn\n"
+        lines += trap_if("%ov", TrapCode.INTEGER_OVERFLOW, "ov")
+        return lines + f"%r = sdiv {t} %a, %b\n"
+    if operator == "irem_s":
+        # The remainder of the lowest number by -1 is 0, but the processor's division faults.
+        return lines + f"%m1 = icmp eq {t} %b, -1\n%b1 = select i1 %m1, {t} 1, {t} %b\n%r = srem {t} %a, %b1\n"
+    return lines + f"%r = {'udiv' if operator == 'idiv_u' else 'urem'} {t} %a, %b\n"
+
+
+def _integer(t: str, operator: str) -> Lowering | None:
+    n = int(t[1:])
+    two = (t, t)
+    if operator in _INTEGER:
+        return Lowering(two, t, f"%r = {_INTEGER[operator]} {t} %a, %b\n")
+    if operator in _SHIFT:
+        return Lowering(two, t, f"%s = and {t} %b, {n - 1}\n%r = {_SHIFT[operator]} {t} %a, %s\n")
+    if operator in _ROTATE:
+        return Lowering(two, t, f"%r = call {t} @llvm.{_ROTATE[operator]}.{t}({t} %a, {t} %a, {t} %b)\n")
+    if operator.startswith(("idiv", "irem")):
+        return Lowering(two, t, _division(t, operator))
+    if operator in _COUNT:
+        return Lowering((t,), t, f"%r = call {t} @llvm.{_COUNT[operator]}.{t}({t} %a, i1 0)\n")
+    if operator == "ipopcnt":
+        return Lowering((t,), t, f"%r = call {t} @llvm.ctpop.{t}({t} %a)\n")
+    if operator.startswith("iextend"):
+        m = operator[7:].removesuffix("_s")
+        return Lowering((t,), t, f"%n = trunc {t} %a to i{m}\n%r = sext i{m} %n to {t}\n")
+    if operator == "ieqz":
+        return Lowering((t,), "i1", f"%r = icmp eq {t} %a, 0\n")
+    if operator in _ORDER:
+        return Lowering(two, "i1", f"%r = icmp {_ORDER[operator]} {t} %a, %b\n")
+    return None
+
+
+def _float(t: str, operator: str) -> Lowering | None:
+    f = llvm_type(t)
+    if operator in _FLOAT:
+        return Lowering((t, t), t, f"%x = {_FLOAT[operator]} {f} %a, %b\n" + canonical(t, "%x", "%r"))
+    if operator in _ROUND:
+        return Lowering((t,), t, f"%x = call {f} @llvm.{_ROUND[operator]}.{t}({f} %a)\n" + canonical(t, "%x", "%r"))
+    if operator in _FLOAT_ORDER:
+        return Lowering((t, t), "i1", f"%r = fcmp {_FLOAT_ORDER[operator]} {f} %a, %b\n")
+    if operator in ("fmin", "fmax"):
+        name = "minimum" if operator == "fmin" else "maximum"
+        lines = f"%x = call {f} @llvm.{name}.{t}({f} %a, {f} %b)\n"
+        return Lowering((t, t), t, lines + canonical(t, "%x", "%r"))
+    if operator == "fabs":
+        return Lowering((t,), t, f"%r = call {f} @llvm.fabs.{t}({f} %a)\n")
+    if operator == "fneg":
+        return Lowering((t,), t, f"%r = fneg {f} %a\n")
+    if operator == "fcopysign":
+        return Lowering((t, t), t, f"%r = call {f} @llvm.copysign.{t}({f} %a, {f} %b)\n")
+    return None
+
+
+def _hex(value: float) -> str:
+    return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
+
+
+def _truncation(t: str, source: str, *, signed: bool) -> str:
+    n, f = int(t[1:]), llvm_type(source)
+    low, high = (-(2.0 ** (n - 1)), 2.0 ** (n - 1)) if signed else (0.0, 2.0**n)
+    # Below the lowest integer lie fractions that truncate to it, where the format can represent them.
+    strict = not signed or (t == "i32" and source == "f64")
+    compare, bound = ("ogt", low - 1.0) if strict else ("oge", low)
+    return (
+        f"%nan = fcmp uno {f} %a, %a\n"
+        + trap_if("%nan", TrapCode.INVALID_CONVERSION, "nan")
+        + f"%c1 = fcmp {compare} {f} %a, {_hex(bound)}\n%c2 = fcmp olt {f} %a, {_hex(high)}\n"
+        + "%c3 = and i1 %c1, %c2\n%c4 = xor i1 %c3, 1\n"
+        + trap_if("%c4", TrapCode.INTEGER_OVERFLOW, "range")
+        + f"%r = fpto{'s' if signed else 'u'}i {f} %a to {t}\n"
+    )
+
+
+def _conversion(operation: Operation) -> Lowering | None:
+    t, source = operation.shape, operation.source
+    lt, ls = llvm_type(t), llvm_type(source)
+    base, _, sign = operation.operator.rpartition("_")
+    match operation.operator:
+        case "wrap":
+            return Lowering((source,), t, "%r = trunc i64 %a to i32\n")
+        case "extend_s" | "extend_u":
+            return Lowering((source,), t, f"%r = {sign}ext i32 %a to i64\n".replace("uext", "zext"))
+        case "demote":
+            return Lowering((source,), t, "%x = fptrunc double %a to float\n" + canonical(t, "%x", "%r"))
+        case "promote":
+            return Lowering((source,), t, "%x = fpext float %a to double\n" + canonical(t, "%x", "%r"))
+        case "reinterpret":
+            return Lowering((source,), t, f"%r = bitcast {ls} %a to {lt}\n")
+    match base:
+        case "convert":
+            return Lowering((source,), t, f"%r = {sign}itofp {ls} %a to {lt}\n")
+        case "trunc":
+            return Lowering((source,), t, _truncation(t, source, signed=sign == "s"))
+        case "trunc_sat":
+            return Lowering((source,), t, f"%r = call {t} @llvm.fpto{sign}i.sat.{t}.{source}({ls} %a)\n")
+    return None
+
+
+def _load(t: str, storage: str) -> Lowering:
+    base, _, sign = storage.partition("_")
+    nbytes = int(base[1:]) // 8
+    lt, memory = llvm_type(t), llvm_type(base)
+    if not sign and base == t:
+        return Lowering(("addr",), t, f"%r = load {lt}, ptr %g, align 1\n", nbytes)
+    extend = "sext" if sign == "s" else "zext"
+    return Lowering(("addr",), t, f"%m = load {memory}, ptr %g, align 1\n%r = {extend} {memory} %m to {lt}\n", nbytes)
+
+
+def _store(t: str, storage: str) -> Lowering:
+    nbytes = int(storage[1:]) // 8
+    lt, memory = llvm_type(t), llvm_type(storage)
+    if storage == t:
+        return Lowering(("addr", t), None, f"store {lt} %b, ptr %g, align 1\n", nbytes)
+    lines = f"%m = trunc {lt} %b to {memory}\nstore {memory} %m, ptr %g, align 1\n"
+    return Lowering(("addr", t), None, lines, nbytes)
+
+
+def lower(row: Instruction) -> Lowering | None:
+    """Return the lowering of an instruction, or None where it has none (yet)."""
+    operation = row.operation
+    if operation is None:
+        return None
+    match operation.family:
+        case "unop" | "binop" | "testop" | "relop":
+            kind = _integer if operation.shape[0] == "i" else _float
+            return kind(operation.shape, operation.operator)
+        case "cvtop":
+            return _conversion(operation)
+        case "load":
+            return _load(operation.shape, operation.operator)
+        case "store":
+            return _store(operation.shape, operation.operator)
+    return None
+
+
+def lowerings() -> dict[int, Lowering]:
+    """Return all lowerings by `Instruction.code`."""
+    return {row.code: lowered for row in INSTRUCTIONS if (lowered := lower(row)) is not None}

@@ -1,0 +1,114 @@
+"""Executable memory: one region mapped twice, writable here and executable there, never both at once.
+
+Code is only ever added: nothing that runs is patched. `find` maps an address back to the code it belongs to.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import sys
+from bisect import bisect_right, insort
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+__all__ = ("Arena", "CodeSpace", "address_of", "find")
+
+_ALIGN: Final = 16
+_GRANULE: Final = 1 << 16
+
+
+def address_of(buffer: Any) -> int:
+    """Address of a writable buffer's first byte (0 if it is empty); the buffer is not kept alive."""
+    if not len(buffer):
+        return 0
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
+
+class _View(ctypes.Structure):
+    """The C API's Py_buffer, as much of it as is needed and room for the rest."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.py_object),
+        ("len", ctypes.c_ssize_t),
+        ("rest", ctypes.c_char * 96),
+    )
+
+
+def _address_of_readonly(mapping: mmap.mmap) -> int:
+    view = _View()
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(mapping), ctypes.byref(view), 0)
+    address: int = view.buf
+    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
+    return address
+
+
+class Arena:
+    """One region of *nbytes*: `put` adds code and returns its address."""
+
+    def __init__(self, nbytes: int) -> None:
+        descriptor = os.memfd_create("aiowasm", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(descriptor, nbytes)
+            self._writable = mmap.mmap(descriptor, nbytes, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+            self._executable = mmap.mmap(descriptor, nbytes, prot=mmap.PROT_READ | mmap.PROT_EXEC)
+        finally:
+            os.close(descriptor)
+        self.base = _address_of_readonly(self._executable)
+        self.nbytes = nbytes
+        self._used = 0
+        self.starts: list[int] = []
+        self.owners: list[Any] = []
+        _arenas[self.base] = self
+        insort(_bases, self.base)
+
+    def __del__(self) -> None:
+        base = getattr(self, "base", None)
+        if base is not None and not sys.is_finalizing():
+            at = bisect_right(_bases, base) - 1
+            if at >= 0 and _bases[at] == base:
+                del _bases[at]
+
+    def fits(self, nbytes: int) -> bool:
+        """Whether *nbytes* more can be added."""
+        return self._used + nbytes <= self.nbytes
+
+    def put(self, code: bytes, owner: Any = None) -> int:
+        """Add *code*; `find` returns *owner* for addresses in it."""
+        at = self._used
+        self._writable[at : at + len(code)] = code
+        self._used = at + len(code) + _ALIGN - 1 & -_ALIGN
+        self.starts.append(self.base + at)
+        self.owners.append(owner)
+        return self.base + at
+
+
+_arenas: WeakValueDictionary[int, Arena] = WeakValueDictionary()
+_bases: list[int] = []
+
+
+def find(address: int) -> tuple[int, Any] | None:
+    """Return (start, owner) of the code at *address*, or None."""
+    at = bisect_right(_bases, address) - 1
+    arena = _arenas.get(_bases[at]) if at >= 0 else None
+    if arena is None or address >= arena.base + arena.nbytes:
+        return None
+    index = bisect_right(arena.starts, address) - 1
+    return (arena.starts[index], arena.owners[index]) if index >= 0 else None
+
+
+class CodeSpace:
+    """Arenas of one owner, made as needed."""
+
+    def __init__(self, expected_nbytes: int = 0) -> None:
+        self._arenas: list[Arena] = []
+        self._expected = expected_nbytes
+
+    def put(self, code: bytes, owner: Any = None) -> int:
+        """Add *code* and return its address."""
+        if not self._arenas or not self._arenas[-1].fits(len(code)):
+            nbytes = max(len(code), self._expected if not self._arenas else 4 * _GRANULE, _GRANULE)
+            self._arenas.append(Arena(-(-nbytes // _GRANULE) * _GRANULE))
+        return self._arenas[-1].put(code, owner)

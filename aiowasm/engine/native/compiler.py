@@ -1,0 +1,761 @@
+"""From a function's record to machine code: one walk over its operators, operands tracked lazily, stencils strung together.
+
+An operand is where it is: a slot, the integer register, the float register, or a constant. `local.get` and constants
+emit nothing. At labels, calls and check points every operand has its own ("canonical") slot or is known at compile
+time, so that a suspended guest is slots and return addresses. Hot: benchmarks/start.py measures it.
+
+Operands deeper than `_LAZY` are canonical at once: it bounds every search through the operand stack, and guests are
+hostile.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Final
+
+from aiowasm.engine.native.layout import Instance
+from aiowasm.engine.native.rules import RULES, Site
+from aiowasm.engine.native.stencils import C32, C64, CF, PAD, F, R, Stencils, V, slot
+from aiowasm.engine.operators import EVALUATE
+from aiowasm.engine.storage import WIDTHS
+from aiowasm.errors import LimitError
+from aiowasm.syntax.instructions import BY_CODE, BY_NAME, INSTRUCTIONS
+from aiowasm.syntax.types import AddressType, FuncType, NumType, RefType, ValType
+
+if TYPE_CHECKING:
+    from aiowasm.validation.module import ValidatedModule
+    from aiowasm.validation.record import Block, FunctionRecord
+
+__all__ = ("Compiled", "Layout", "Landing", "compile_function", "slots_of")
+
+_V128: Final = NumType.V128
+_LAZY: Final = 48
+_STEP: Final = 2000
+_MAX_CODE_NBYTES: Final = 1 << 28  # ours: labels with a thousand values make much of little
+_NEAR: Final = (1 << 31) - 64  # offsets of loads and stores that fit an instruction
+SLOTS_PER_FRAME: Final = 4
+_pack_into = struct.pack_into
+
+
+def slots_of(types: tuple[ValType, ...]) -> int:
+    """Slots that values of *types* take: two for a v128."""
+    return len(types) + types.count(_V128) if _V128 in types else len(types)
+
+
+class Layout:
+    """Where the areas of a module's instances are, in bytes."""
+
+    def __init__(self, validated: ValidatedModule) -> None:
+        at = Instance.AREAS
+        self.mems, at = at, at + 8 * len(validated.mems)
+        self.tables, at = at, at + 8 * len(validated.tables)
+        self.globals, at = at, at + 8 * len(validated.globals)
+        self.types, at = at, at + 8 * len(validated.deftypes)
+        self.imports, at = at, at + 8 * validated.nimported_funcs
+        self.funcs, at = at, at + 8 * (len(validated.funcs) - validated.nimported_funcs)
+        self.nbytes = at
+
+
+class Landing:
+    """Where an exception goes on: a clause of a try block that covers operators start < i < end."""
+
+    __slots__ = ("end", "kind", "offset", "slot", "start", "tagidx", "target")
+
+    def __init__(self, start: int, end: int, kind: int, tagidx: int | None, target: Block) -> None:
+        self.start = start
+        self.end = end
+        self.kind = kind
+        self.tagidx = tagidx
+        self.target = target
+        self.offset = 0
+        self.slot = 0
+
+
+class Compiled:
+    """Code of one function: its bytes, where one enters, and what unwinding needs."""
+
+    __slots__ = ("code", "entry", "landings", "marks", "slots")
+
+    def __init__(self, code: bytes, entry: int, slots: int, landings: list[Landing], marks: list[int]) -> None:
+        self.code = code
+        self.entry = entry
+        self.slots = slots
+        self.landings = landings
+        """Innermost first."""
+        self.marks = marks
+        """Offset in the code at which each operator starts, if asked for."""
+
+
+# How the walk treats an opcode, in about the order of frequency.
+(
+    GET, CONST32, INT2, SET, TEE, LOAD, COMPARE2, STORE, BR_IF, BLOCK, LOOP, IF, END, ELSE, BR, CALL,
+    CONST64, CONSTF, FLOAT2, INT1, FLOAT1, COMPARE1, INDIRECT, RETURN, UNREACHABLE, BR_TABLE, DROP, SELECT,
+    GLOBAL_GET, GLOBAL_SET, WRAP, NOP, MEMORY_SIZE, RULE, REF_NULL, REF_IS_NULL, NON_NULL, BR_ON_NULL,
+    BR_ON_NON_NULL, CALL_REF, TAIL, TAIL_INDIRECT, TAIL_REF, TABLE_SIZE, CONSTV, TRY_TABLE, THROW,
+    UNSUPPORTED,
+) = range(48)  # fmt: skip
+
+_NAMED: Final = {
+    "local.get": GET,
+    "local.set": SET,
+    "local.tee": TEE,
+    "i32.const": CONST32,
+    "i64.const": CONST64,
+    "f32.const": CONSTF,
+    "f64.const": CONSTF,
+    "v128.const": CONSTV,
+    "br_if": BR_IF,
+    "block": BLOCK,
+    "loop": LOOP,
+    "if": IF,
+    "else": ELSE,
+    "end": END,
+    "br": BR,
+    "br_table": BR_TABLE,
+    "return": RETURN,
+    "call": CALL,
+    "call_indirect": INDIRECT,
+    "call_ref": CALL_REF,
+    "return_call": TAIL,
+    "return_call_indirect": TAIL_INDIRECT,
+    "return_call_ref": TAIL_REF,
+    "unreachable": UNREACHABLE,
+    "drop": DROP,
+    "select": SELECT,
+    "select_t": SELECT,
+    "global.get": GLOBAL_GET,
+    "global.set": GLOBAL_SET,
+    "i32.wrap_i64": WRAP,
+    "nop": NOP,
+    "atomic.fence": NOP,
+    "memory.size": MEMORY_SIZE,
+    "table.size": TABLE_SIZE,
+    "ref.null": REF_NULL,
+    "ref.is_null": REF_IS_NULL,
+    "ref.as_non_null": NON_NULL,
+    "br_on_null": BR_ON_NULL,
+    "br_on_non_null": BR_ON_NON_NULL,
+    "try_table": TRY_TABLE,
+    "throw": THROW,
+    "throw_ref": THROW,
+}
+_WORDS: Final = {"i32": NumType.I32, "i64": NumType.I64, "f32": NumType.F32, "f64": NumType.F64, "v128": NumType.V128}
+_EQZ: Final = BY_NAME["i32.eqz"].code
+_BR_IF_CODE: Final = BY_NAME["br_if"].code
+_IF_CODE: Final = BY_NAME["if"].code
+
+
+def _treatment(stencils: Stencils) -> list[int]:
+    """How to treat each opcode, given what stencils there are."""
+    table = [UNSUPPORTED] * 0x600
+    for row in INSTRUCTIONS:
+        code = row.code
+        if row.name in _NAMED:
+            table[code] = _NAMED[row.name]
+        elif row.type is not None and _has_stencils(stencils, code):
+            table[code] = _class_of(row.type, row.operation.family if row.operation else "")
+        elif row.name in RULES or code in EVALUATE or code in WIDTHS:
+            table[code] = RULE
+    return table
+
+
+def _has_stencils(stencils: Stencils, code: int) -> bool:
+    return any(f"{code:x}.{kinds}" in stencils for kinds in ("S", "SS", "F", "FS"))
+
+
+def _class_of(stacktype: tuple[tuple[str, ...], tuple[str, ...]], family: str) -> int:
+    params, results = stacktype
+    if family == "load":
+        return LOAD
+    if family == "store":
+        return STORE
+    if family in ("relop", "testop"):
+        return COMPARE2 if len(params) == 2 else COMPARE1
+    if results[0] in ("i32", "i64"):
+        return INT2 if len(params) == 2 else INT1
+    return FLOAT2 if len(params) == 2 else FLOAT1
+
+
+_treatments: dict[int, list[int]] = {}
+
+
+def _treatment_of(stencils: Stencils) -> list[int]:
+    table = _treatments.get(id(stencils))
+    if table is None:
+        table = _treatments[id(stencils)] = _treatment(stencils)
+    return table
+
+
+_RESULT_PLACE: Final = {"i32": R, "i64": R, "f32": F, "f64": F, "v128": V}
+_LOADED: Final = {
+    row.code: _RESULT_PLACE[row.operation.shape]
+    for row in INSTRUCTIONS
+    if row.operation is not None and row.operation.family in ("load", "store", "load_splat", "load_extend", "load_zero")
+}
+"""Register of the value that a load makes or a store takes."""
+
+
+OTHERS: dict[int, Callable[[Compiler, int, Any, int], None]] = {}
+"""Treatment -> handler (compiler, opcode, immediate, index), for operators that are not hot; filled by `operators.py`."""
+
+
+class Label:
+    """A block that is open: where its operands start, what a branch to it carries, where it is or who waits to know."""
+
+    __slots__ = ("arity", "base", "block", "fixups", "head", "live", "otherwise", "results")
+
+    def __init__(self, block: Block, base: int, arity: int, results: int) -> None:
+        self.block = block
+        self.base = base
+        self.arity = arity
+        self.results = results
+        self.head = -1
+        self.fixups: list[int] = []
+        self.otherwise = -1
+        self.live = False
+
+
+class Compiler:
+    """The state of one walk. `out` is the code so far, `stack` the operands."""
+
+    def __init__(
+        self, validated: ValidatedModule, record: FunctionRecord, layout: Layout, stencils: Stencils, sites: list[Site],
+        marks: list[int] | None,
+    ) -> None:  # fmt: skip
+        self.validated = validated
+        self.record = record
+        self.layout = layout
+        self.stencils = stencils
+        self.sites = sites
+        self.marks = marks
+        self.out = bytearray()
+        self.stack: list[int] = []
+        self.labels: list[Label] = []
+        self.tables: list[tuple[int, int]] = []  # entries of br_table: (where, start of the table)
+        locals_ = record.locals
+        self.places: list[int] | range = range(len(locals_))
+        self.nlocals = len(locals_)
+        types = locals_ if isinstance(locals_, tuple) else [valtype for _, valtype in locals_.runs()]
+        if _V128 in types:
+            places, at = [], 0
+            for valtype in locals_:
+                places.append(at)
+                at += 2 if valtype is _V128 else 1
+            self.places, self.nlocals = places, at
+        self.nparams = slots_of(tuple(locals_[i] for i in range(record.nparams)))
+        self.slots = len(locals_) + record.max_height + SLOTS_PER_FRAME
+        self.dead = False
+        self.landings = [
+            Landing(block.start, block.end, kind, tagidx, target)
+            for block in reversed(record.tries)
+            for kind, tagidx, target in block.catches
+            if not isinstance(target, int)
+        ]
+        self.landings_of: dict[int, list[Landing]] = {}
+        for landing in self.landings:
+            self.landings_of.setdefault(id(landing.target), []).append(landing)
+
+    # Operands
+
+    def spill(self, register: int) -> None:
+        """Put what is in a register (R, or F for both F and V) into its slot."""
+        stack = self.stack
+        if len(stack) > _LAZY:
+            return
+        if register == R:
+            if R in stack:
+                self._settle(stack.index(R))
+        elif F in stack:
+            self._settle(stack.index(F))
+        elif V in stack:
+            self._settle(stack.index(V))
+
+    def _settle(self, at: int) -> None:
+        """Make the operand at *at* canonical."""
+        entry, place = self.stack[at], self.nlocals + at
+        self.out += self.stencils.store[entry, place]
+        self.stack[at] = place
+        if entry == V:
+            self.stack[at + 1] = place + 1
+
+    def flush(self, low: int) -> None:
+        """Make operands from *low* on canonical, and take lower ones out of registers."""
+        stack, nlocals = self.stack, self.nlocals
+        for at in range(min(len(stack), _LAZY + 2)):
+            entry = stack[at]
+            if entry < 0 or (at >= low and entry != nlocals + at):
+                self._settle(at)
+
+    def push_slots(self, count: int) -> None:
+        """Push *count* canonical slots."""
+        at = self.nlocals + len(self.stack)
+        self.stack.extend(range(at, at + count))
+
+    def push_vector(self) -> None:
+        """Push the v128 that was computed into the register."""
+        self.stack.append(V)
+        self.stack.append(PAD)
+
+    def pop_vector(self) -> int:
+        """Pop a v128: V, or the first of its two slots."""
+        stack = self.stack
+        if stack[-2] == V:
+            del stack[-2:]
+            return V
+        at = len(stack) - 2
+        low, high = stack[at:]
+        if low < 0 or low >= C32 or high != low + 1:
+            self._settle(at)
+            self._settle(at + 1)
+            low = self.nlocals + at
+        del stack[at:]
+        return low
+
+    def to_r(self, entry: int) -> None:
+        """Bring a popped integer entry into R, which nothing else on the stack needs afterwards."""
+        if entry != R:
+            self.spill(R)
+            self.out += self.stencils.integer(entry)
+
+    def float_operand(self, entry: int, at: int) -> int:
+        """A popped float entry as F or a slot; *at* is its place on the stack."""
+        if entry < CF:
+            return entry
+        self.out += self.stencils.store[entry, self.nlocals + at]
+        return self.nlocals + at
+
+    # Control
+
+    def fix(self, fixup: int, target: int) -> None:
+        _pack_into("<i", self.out, fixup, target - fixup - 4)
+
+    def branch_to(self, label: Label, code: tuple[bytes, tuple[int, ...]]) -> None:
+        """Append code whose branches go to *label*."""
+        start = len(self.out)
+        self.out += code[0]
+        for target in code[1]:
+            if label.head >= 0:
+                self.fix(start + target, label.head)
+            else:
+                label.fixups.append(start + target)
+
+    def table_entry(self, at: int, table: int, place: int) -> None:
+        """Make the entry at *at* of a br_table's *table* lead to *place*."""
+        _pack_into("<i", self.out, at, place - table)
+
+    def jump(self, label: Label) -> None:
+        self.branch_to(label, (b"\xe9\0\0\0\0", (1,)))
+
+    def destination(self, label: Label) -> int:
+        """The slot of the first value that a branch to *label* carries."""
+        return 0 if label.block.kind == "func" else self.nlocals + label.base
+
+    def move(self, label: Label) -> None:
+        """Copy the operands on top to where *label* wants them."""
+        count = label.arity
+        if not count:
+            return
+        base, to = len(self.stack) - count, self.destination(label)
+        self.move_down(base, to, count)
+
+    def move_down(self, base: int, to: int, count: int) -> None:
+        """Copy *count* operands from *base* on to the slots from *to* on, which lie below or at their own."""
+        stack, store = self.stack, self.stencils.store
+        if count > 1 and to < self.nlocals:
+            # Locals that are operands too would be overwritten before they are read.
+            self.flush(base)
+        if count > 16:
+            self.flush(base)
+            if self.nlocals + base != to:
+                values = ("HA", slot(to), "HB", slot(self.nlocals + base), "WA", count)
+                self.out += self.stencils.fragment["copy", *values]
+            return
+        at = base
+        while at < base + count:
+            entry = stack[at]
+            if entry != to + at - base:
+                self.out += store[entry, to + at - base]
+            at += 2 if entry == V else 1
+
+    def site(self, name: str, at: int, immediate: Any, row: Any = None) -> int:
+        """A new site of a rule whose operands start at *at* of the stack; returns its number."""
+        self.sites.append(Site(RULES[name], immediate, slot(self.nlocals + at), row))
+        return len(self.sites) - 1
+
+    def leave(self, name: str, at: int, immediate: Any, row: Any = None) -> None:
+        self.out += self.stencils.fragment["leave", "WA", self.site(name, at, immediate, row)]
+
+    def charge(self, index: int, cost: int) -> None:
+        """Charge the segment that starts after operator *index*."""
+        if index in self.record.checks:
+            self.spill(R)
+            self.spill(F)
+            self.out += self.stencils.fragment["check", "HA", cost]
+        elif 0 < cost < 128:
+            self.out += b"\x49\x83\xee" + bytes((cost,))
+        elif cost:
+            self.out += self.stencils.fragment["sub", "HA", cost]
+
+    # The walk
+
+    def run(self) -> Generator[None, None, Compiled]:
+        record = self.record
+        self.prologue()
+        function = record.blocks[0]
+        results = slots_of(record.results)
+        self.labels.append(Label(function, 0, results, results))
+        index, count = 0, len(record.ops)
+        while index < count:
+            index = self.walk(index, min(index + _STEP, count))
+            if len(self.out) > _MAX_CODE_NBYTES:
+                raise LimitError("a function is too large to be compiled", limit="code_nbytes")
+            if index < count:
+                yield
+        out = self.out
+        for entry, table in self.tables:
+            # Fixups are relative to their own end; entries of br_table to their table.
+            (value,) = struct.unpack_from("<i", out, entry)
+            _pack_into("<i", out, entry, value + entry + 4 - table)
+        return Compiled(
+            bytes(out), self.stencils.labels["enter_entry"], self.slots, self.landings, self.marks or []
+        )
+
+    def prologue(self) -> None:
+        stencils = self.stencils
+        self.out += stencils.fragment["enter", "HA", self.slots, "HB", self.record.cost[-1]]
+        extra = self.nlocals - self.nparams
+        if 0 < extra <= 8:
+            self.out += stencils.raw("zeroA")
+            for at in range(self.nparams, self.nlocals):
+                self.out += stencils.patch("zero", True, {"HA": slot(at)})[0]
+        elif extra:
+            self.out += stencils.fragment["zeros", "HA", slot(self.nparams), "WA", extra]
+
+    def walk(self, index: int, stop: int) -> int:
+        """Compile operators from *index* on until *stop* (or one or two more); returns the next."""
+        record = self.record
+        ops, immediates, cost = record.ops, record.immediates, record.cost
+        stencils, stack, nlocals, places = self.stencils, self.stack, self.nlocals, self.places
+        code, store, treatment = stencils.code, stencils.store, _treatment_of(stencils)
+        out, marks = self.out, self.marks
+        last = len(ops) - 1
+        simple = isinstance(places, range)
+        while index < stop:
+            op = ops[index]
+            kind = treatment[op]
+            if marks is not None:
+                marks.append(len(out))
+            if kind == GET:
+                local = immediates[index]
+                if simple:
+                    stack.append(local)
+                else:
+                    place = places[local]
+                    stack.append(place)
+                    if record.locals[local] is _V128:
+                        stack.append(place + 1)
+            elif kind == CONST32:
+                stack.append(C32 + immediates[index])
+            elif kind == INT2:
+                second, first = stack.pop(), stack.pop()
+                if len(stack) <= _LAZY and R in stack:
+                    self._settle(stack.index(R))
+                out += code[op, first, second]
+                stack.append(R)
+            elif kind == SET or kind == TEE:
+                if simple:
+                    local = immediates[index]
+                    entry = stack.pop()
+                    if len(stack) <= _LAZY and local in stack:
+                        self.save_aliases(local)
+                    if entry != local:
+                        out += store[entry, local]
+                    if kind == TEE:
+                        stack.append(entry)
+                else:
+                    self.set_local(immediates[index], kind == TEE)
+            elif kind == LOAD:
+                self.load(op, immediates[index])
+            elif kind == COMPARE2 or kind == COMPARE1:
+                second = stack.pop() if kind == COMPARE2 else None
+                first = stack.pop()
+                if second is not None and (first >= CF or second >= CF):
+                    first = self.float_operand(first, len(stack))
+                    second = self.float_operand(second, len(stack) + 1)
+                sense, following = True, index + 1
+                if index < last and index not in cost:
+                    if ops[following] == _EQZ and following not in cost and following < last:
+                        sense, following = False, following + 1
+                    follower = ops[following]
+                    if follower == _BR_IF_CODE:
+                        label = self.labels[immediates[following].depth]
+                        if not label.arity:
+                            self.branch_to(label, self.fused(op, first, second, sense))
+                            if marks is not None:
+                                marks.extend([len(out)] * (following - index))
+                            index = following
+                            if index in cost:
+                                self.charge(index, cost[index])
+                            index += 1
+                            continue
+                    elif follower == _IF_CODE:
+                        self.flush(0)
+                        label = self.open(immediates[following])
+                        label.otherwise = self.fused_if(op, first, second, not sense)
+                        if marks is not None:
+                            marks.extend([len(out)] * (following - index))
+                        index = following
+                        if index in cost:
+                            self.charge(index, cost[index])
+                        index += 1
+                        continue
+                if len(stack) <= _LAZY and R in stack:
+                    self._settle(stack.index(R))
+                out += code[op, first, second] if second is not None else code[op, first]
+                stack.append(R)
+            elif kind == STORE:
+                self.store(op, immediates[index])
+            elif kind == FLOAT2:
+                second, first = stack.pop(), stack.pop()
+                if first >= CF:
+                    first = self.float_operand(first, len(stack))
+                if second >= CF:
+                    second = self.float_operand(second, len(stack) + 1)
+                if len(stack) <= _LAZY and (F in stack or V in stack):
+                    self.spill(F)
+                out += code[op, first, second]
+                stack.append(F)
+            elif kind == CONST64:
+                self.constant64(immediates[index])
+            elif kind == CONSTF:
+                stack.append(CF + immediates[index])
+            elif kind == NOP:
+                pass
+            elif kind == WRAP:
+                # Slots and R hold i32 with any upper half.
+                if stack[-1] >= C64:
+                    stack[-1] = C32 + (stack[-1] - C64 & 0xFFFFFFFF)
+            elif kind == INT1 or kind == FLOAT1:
+                first = stack.pop()
+                if first >= CF:
+                    first = self.float_operand(first, len(stack))
+                if (kind == INT1 or first >= C32) and len(stack) <= _LAZY and R in stack:
+                    self._settle(stack.index(R))
+                if kind == FLOAT1:
+                    self.spill(F)
+                out += code[op, first]
+                stack.append(R if kind == INT1 else F)
+            elif kind == END:
+                self.end(index)
+            elif kind == ELSE:
+                self.otherwise()
+            else:
+                OTHERS[kind](self, op, immediates[index], index)
+            if len(stack) > _LAZY:
+                self.flush(0)
+            if index in cost and kind != LOOP:
+                self.charge(index, cost[index])
+            index += 1
+        return index
+
+    def save_aliases(self, place: int) -> None:
+        """Give operands that are the local at *place* their own slots, before it changes."""
+        stack, nlocals = self.stack, self.nlocals
+        if len(stack) > _LAZY:
+            return
+        for at, entry in enumerate(stack):
+            if entry == place:
+                self.out += self.stencils.store[place, nlocals + at]
+                stack[at] = nlocals + at
+
+    def constant64(self, value: int) -> None:
+        """Push an i64 constant: lazily if instructions can hold it."""
+        if value < 1 << 31 or value >= (1 << 64) - (1 << 31):
+            self.stack.append(C64 + value)
+            return
+        self.spill(R)
+        self.stack.append(R)
+        self.out += self.stencils.fragment["imm64R", "HQ", value - (1 << 64) if value >> 63 else value]
+
+    def set_local(self, local: int, tee: bool) -> None:
+        """local.set and local.tee where some locals are v128."""
+        stack, store, place = self.stack, self.stencils.store, self.places[local]
+        if self.record.locals[local] is not _V128:
+            entry = stack.pop()
+            self.save_aliases(place)
+            if entry != place:
+                self.out += store[entry, place]
+            if tee:
+                stack.append(entry)
+            return
+        entry = self.pop_vector()
+        self.save_aliases(place)
+        self.save_aliases(place + 1)
+        if entry == V:
+            self.out += store[V, place]
+        elif entry != place:
+            self.out += self.stencils.fragment["movV", "HA", slot(place), "HB", slot(entry)]
+        if tee:
+            stack.extend((V, PAD) if entry == V else (entry, entry + 1))
+
+    # Memory
+
+    def access(self, immediate: Any, nbytes: int, at: int) -> tuple[str, int, int, int] | None:
+        """What an access adds to the choice of a stencil: (variant, offset, bytes, place of the memory's pointer).
+
+        None: the offset is too large for an instruction, and the address at *at* must be prepared.
+        """
+        memidx, offset = immediate if isinstance(immediate, tuple) else (0, immediate)
+        wide = self.validated.mems[memidx].addrtype is AddressType.I64
+        variant = ("m" if memidx else "") + ("w" if wide else "")
+        return variant, offset, nbytes, self.layout.mems + 8 * memidx if memidx else 0
+
+    def large_offset(self, address: int, immediate: Any, nbytes: int) -> tuple[str, int, int, int]:
+        """Add an offset that no instruction holds to the address, which is in R afterwards as an i64."""
+        memidx, offset = immediate if isinstance(immediate, tuple) else (0, immediate)
+        self.to_r(address)
+        if self.validated.mems[memidx].addrtype is AddressType.I64:
+            self.out += self.stencils.fragment["offset64", "HQ", offset - (1 << 64) if offset >> 63 else offset]
+        else:
+            self.out += self.stencils.raw("zextR") + self.stencils.fragment["offset", "HQ", offset]
+        return "mw" if memidx else "w", 0, nbytes, self.layout.mems + 8 * memidx if memidx else 0
+
+    def load(self, op: int, immediate: Any) -> None:
+        stack = self.stack
+        address = stack.pop()
+        nbytes = WIDTHS[op]
+        access = self.access(immediate, nbytes, len(stack))
+        if access[1] > _NEAR:
+            access = self.large_offset(address, immediate, nbytes)
+            address = R
+        result = _LOADED[op]
+        if result == R or address >= C32:
+            self.spill(R)
+        if result != R:
+            self.spill(F)
+        self.out += self.stencils.code[op, address, None, access]
+        if result == V:
+            self.push_vector()
+        else:
+            stack.append(result)
+
+    def store(self, op: int, immediate: Any) -> None:
+        stack = self.stack
+        vector = _LOADED[op] == V
+        value = self.pop_vector() if vector else stack.pop()
+        at = len(stack)
+        if value >= CF:
+            value = self.float_operand(value, at)
+        address = stack.pop()
+        nbytes = WIDTHS[op]
+        access = self.access(immediate, nbytes, at)
+        if access[1] > _NEAR:
+            if value == R or value >= C32:
+                self.out += self.stencils.store[value, self.nlocals + at]
+                value = self.nlocals + at
+            access = self.large_offset(address, immediate, nbytes)
+            address = R
+        elif address >= C32 and value >= C32:
+            self.spill(R)
+        self.out += self.stencils.code[op, address, value, access]
+
+    # Blocks and branches
+
+    def open(self, block: Block) -> Label:
+        params, results = slots_of(block.params), slots_of(block.results)
+        label = Label(block, len(self.stack) - params, params if block.kind == "loop" else results, results)
+        self.labels.append(label)
+        return label
+
+    def fused(self, op: int, first: int, second: int | None, sense: bool) -> tuple[bytes, tuple[int, ...]]:
+        """A comparison and a branch that is taken if it comes out as *sense*."""
+        if first >= C32 and (second is None or second >= C32):
+            self.spill(R)
+        return self.stencils.branch[op, first, second, ".t" if sense else ".f"]
+
+    def fused_if(self, op: int, first: int, second: int | None, sense: bool) -> int:
+        """A comparison and a branch to an else that is not known yet; returns its fixup."""
+        code, targets = self.fused(op, first, second, sense)
+        return self.open_branch(code, targets)
+
+    def open_branch(self, code: bytes, targets: tuple[int, ...]) -> int:
+        """Append code with a branch; returns the branch's fixup."""
+        start = len(self.out)
+        self.out += code
+        if len(targets) == 1:
+            return start + targets[0]
+        # Rare (comparisons of floats): one jump that all of them reach, and another past it.
+        self.out += b"\xeb\x05"
+        here = len(self.out)
+        for target in targets:
+            self.fix(start + target, here)
+        self.out += b"\xe9\0\0\0\0"
+        return here + 1
+
+    def end(self, index: int) -> None:
+        label = self.labels.pop()
+        block, stack = label.block, self.stack
+        dead, self.dead = self.dead, False
+        targeted = block.targeted and block.kind != "loop"
+        joined = targeted or label.live or label.otherwise >= 0
+        if block.kind == "func":
+            if not dead:
+                self.move(label)
+        elif not joined:
+            if dead:
+                self.dead = True
+                del stack[label.base :]
+            return
+        elif not dead:
+            self.flush(label.base)
+        if label.otherwise >= 0:
+            label.fixups.append(label.otherwise)
+        here = len(self.out)
+        for fixup in label.fixups:
+            self.fix(fixup, here)
+        self.land(block, here, self.destination(label))
+        if block.kind == "func":
+            self.out += self.stencils.fragment["ret", "HA", self.slots]
+            return
+        del stack[label.base :]
+        self.push_slots(label.results)
+
+    def otherwise(self) -> None:
+        """The `else` of an if."""
+        label = self.labels[-1]
+        if not self.dead:
+            self.flush(label.base)
+            self.jump(label)
+            label.live = True
+        self.dead = False
+        self.fix(label.otherwise, len(self.out))
+        label.otherwise = -1
+        del self.stack[label.base :]
+        self.push_slots(slots_of(label.block.params))
+
+    def land(self, block: Block, offset: int, place: int) -> None:
+        """Tell clauses whose target is *block* where it is."""
+        for landing in self.landings_of.get(id(block), ()):
+            landing.offset, landing.slot = offset, slot(place)
+
+
+def compile_function(
+    validated: ValidatedModule,
+    record: FunctionRecord,
+    layout: Layout,
+    stencils: Stencils,
+    sites: list[Site],
+    marks: list[int] | None = None,
+) -> Generator[None, None, Compiled]:
+    """Compile a function in steps: yields now and then, returns its code.
+
+    Args:
+        sites: Numbered places where code leaves for a rule; those of this function are added.
+        marks: A list to fill with the offset of each operator.
+
+    Raises:
+        LimitError: If the code would be unreasonably large.
+    """
+    compiler = Compiler(validated, record, layout, stencils, sites, marks)
+    return compiler.run()

@@ -1,0 +1,239 @@
+"""The native engine: what an `Engine` of `engine.base` needs, on machine code. `available()` says whether it can run."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary, ref
+
+from aiowasm.engine.func import FuncInst
+from aiowasm.engine.native.code import CodeSpace
+from aiowasm.engine.native.entities import NativeGlobal, NativeMemory, NativeTable
+from aiowasm.engine.native.execution import NativeExecution
+from aiowasm.engine.native.layout import Activation, Descriptor, Instance
+from aiowasm.engine.native.module import ModuleCode, code_of
+from aiowasm.engine.native.platform import load_stencils
+from aiowasm.engine.native.stack import GuestStack, StackPool
+from aiowasm.errors import LinkError
+from aiowasm.features import Feature
+from aiowasm.syntax.types import ArrayType, StructType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aiowasm.engine.heap import Reference
+    from aiowasm.engine.instance import ModuleInst
+    from aiowasm.engine.native.stencils import Stencils
+    from aiowasm.syntax.types import GlobalType, MemType, TableType
+    from aiowasm.validation.module import ValidatedModule
+
+__all__ = ("NativeEngine", "NativeInstance")
+
+_EMPTY_MEMORY = (ctypes.c_uint64 * 2)()
+_CANONICAL_NAN64: Final = 0x7FF8_0000_0000_0000
+_CANONICAL_NAN32: Final = 0x7FC0_0000
+_MXCSR: Final = 0x1F80
+"""Round to nearest, no traps, no flushing of subnormals: what the standard asks for, whatever the process has set."""
+
+
+class _Runtime:
+    """The routines as machine code, once per process and blob."""
+
+    def __init__(self, stencils: Stencils) -> None:
+        self.stencils = stencils
+        space = CodeSpace()
+        self.space = space
+        names = ["rt_resume", "rt_switch", "rt_entry", "rt_land", "rt_cross"]
+        names += [f"rt_{name}" for name in Activation.ROUTINE_NAMES if f"rt_{name}" not in names]
+        names += [f"rt_trap{number}" for number in range(len(Activation.TRAPS))]
+        self.routines = {name: space.put(stencils.raw(name)) for name in names}
+        self.crossed = self.routines["rt_cross"] + stencils.labels["rt_crossed"]
+        # Constants are addressed through a register and must be aligned.
+        size = len(stencils.pool) + 16
+        self._pool = ctypes.create_string_buffer(size)
+        self.pool = (ctypes.addressof(self._pool) + 15) & ~15
+        ctypes.memmove(self.pool, stencils.pool, len(stencils.pool))
+        self.holding = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self.routines["rt_resume"])
+        self.releasing = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self.routines["rt_resume"])
+        block = bytearray(Activation.NBYTES)
+        struct.pack_into("<Q", block, Activation.POOL, self.pool)
+        struct.pack_into("<Q", block, Activation.CROSSED, self.crossed)
+        struct.pack_into("<QII", block, Activation.NAN64, _CANONICAL_NAN64, _CANONICAL_NAN32, _MXCSR)
+        for name in Activation.ROUTINE_NAMES:
+            struct.pack_into("<Q", block, Activation.routine(name), self.routines[f"rt_{name}"])
+        for number, code in enumerate(Activation.TRAPS):
+            struct.pack_into("<Q", block, Activation.trap(code), self.routines[f"rt_trap{number}"])
+        self.block = bytes(block)
+
+
+_runtimes: dict[int, _Runtime] = {}
+
+
+class NativeInstance:
+    """What generated code sees of a module instance: a block of pointers at `address`."""
+
+    __slots__ = ("_block", "_descriptors", "address", "code", "instance")
+
+    def __init__(self, instance: ModuleInst, code: ModuleCode) -> None:
+        self.instance = ref(instance)
+        self.code = code
+        self._block = (ctypes.c_uint64 * (code.layout.nbytes // 8))()
+        self.address = ctypes.addressof(self._block)
+        self._descriptors: dict[int, Any] = {}
+
+    def fill(self, instance: ModuleInst, engine: NativeEngine) -> None:
+        """Point to the entities of *instance*, which is complete but for its segments."""
+        layout, block = self.code.layout, self._block
+        block[Instance.MEMORY // 8] = ctypes.addressof(_EMPTY_MEMORY)
+        for area, entities, kind in (
+            (layout.mems, instance.mems, NativeMemory),
+            (layout.tables, instance.tables, NativeTable),
+            (layout.globals, instance.globals, NativeGlobal),
+        ):
+            for number, entity in enumerate(entities):
+                if not isinstance(entity, kind):
+                    raise LinkError("an import belongs to another engine")
+                block[area // 8 + number] = entity.address
+        if instance.mems:
+            block[Instance.MEMORY // 8] = block[layout.mems // 8]
+        for number, deftype in enumerate(instance.deftypes):
+            block[layout.types // 8 + number] = id(deftype)
+        imported = instance.validated.nimported_funcs
+        for number in range(imported):
+            block[layout.imports // 8 + number] = engine.descriptor(instance.funcs[number])
+        entries = self.code.entries
+        ctypes.memmove(self.address + layout.funcs, entries.buffer_info()[0], 8 * len(entries))
+
+    def publish(self, index: int) -> int:
+        """Let this instance call the code of a defined function that is compiled now; returns its address."""
+        entry = self.code.entries[index]
+        self._block[self.code.layout.funcs // 8 + index] = entry
+        descriptor = self._descriptors.get(index)
+        if descriptor is not None:
+            descriptor[Descriptor.CODE // 8] = entry
+        return entry
+
+    def describe(self, func: FuncInst, index: int) -> Any:
+        """A descriptor of the defined function *index*."""
+        descriptor = (ctypes.c_uint64 * (Descriptor.NBYTES // 8))(
+            self.code.entries[index], id(func.deftype), self.address, 0
+        )
+        self._descriptors[index] = descriptor
+        return descriptor
+
+
+class NativeEngine:
+    """The `Engine` of `engine.base` on machine code.
+
+    Raises:
+        RuntimeError: If this process cannot run it; `available` says why.
+    """
+
+    name = "native"
+
+    def __init__(self) -> None:
+        stencils = load_stencils()
+        runtime = _runtimes.get(id(stencils))
+        if runtime is None:
+            runtime = _runtimes[id(stencils)] = _Runtime(stencils)
+        self._runtime = runtime
+        self.stencils = stencils
+        self.routines = runtime.routines
+        self.crossed = runtime.crossed
+        self.resume_holding = runtime.holding
+        self.resume_releasing = runtime.releasing
+        self.pool = StackPool()
+        self.functions: WeakValueDictionary[int, FuncInst] = WeakValueDictionary()
+        self.instances: dict[int, NativeInstance] = {}
+        self._tickets: dict[int, None] = {}
+        self._ticket = 0
+        self._buried: list[tuple[int, Any]] = []
+
+    # The protocol
+
+    def missing(self, validated: ValidatedModule) -> str | None:
+        """Return the name of a feature of *validated* that this engine lacks, or None."""
+        if any(isinstance(deftype.comptype, StructType | ArrayType) for deftype in validated.deftypes):
+            return "gc"
+        if Feature.LEGACY_EXCEPTIONS in validated.features and validated.tags:
+            return "legacy_exceptions"
+        return None
+
+    def memory(self, memtype: MemType, max_nbytes: int) -> NativeMemory:
+        """Return a new memory."""
+        return NativeMemory(memtype, max_nbytes)
+
+    def table(self, tabletype: TableType, init: Reference, max_elements: int) -> NativeTable:
+        """Return a new table."""
+        return NativeTable(tabletype, init, max_elements, self)
+
+    def global_(self, globaltype: GlobalType, value: Any) -> NativeGlobal:
+        """Return a new global."""
+        return NativeGlobal(globaltype, value, self)
+
+    def bind(self, instance: ModuleInst) -> None:
+        """Make the functions of *instance* callable; no code is compiled yet."""
+        self.native(instance).fill(instance, self)
+
+    def call(
+        self, func: FuncInst, arguments: tuple[Any, ...], *, limit: int, call_depth: int, stack_slots: int
+    ) -> NativeExecution:
+        """Return an execution of *func*, not started."""
+        return NativeExecution(self, func, arguments, limit, call_depth, stack_slots)
+
+    def close(self, instance: ModuleInst, error: Exception) -> None:
+        """Make every later call of the functions of *instance* end with *error*."""
+        instance.error = error
+
+    # For executions and entities
+
+    def native(self, instance: ModuleInst) -> NativeInstance:
+        """Return what generated code sees of *instance*."""
+        state = instance.state
+        if isinstance(state, NativeInstance):
+            return state
+        if state is not None:
+            raise LinkError("an instance of another engine")
+        state = NativeInstance(instance, code_of(instance.validated, self.stencils))
+        instance.state = state
+        self.instances[state.address] = state
+        return state
+
+    def descriptor(self, func: FuncInst) -> int:
+        """Return the address of the descriptor of *func*, which lives as long as *func* does."""
+        try:
+            block = func.cell.cell_contents
+        except ValueError:  # an empty cell
+            if func.instance is None or func.funcidx is None:
+                block = (ctypes.c_uint64 * (Descriptor.NBYTES // 8))(0, id(func.deftype), 0, 0)
+            else:
+                index = func.funcidx - func.instance.validated.nimported_funcs
+                block = self.native(func.instance).describe(func, index)
+            func.cell.cell_contents = block
+        address = ctypes.addressof(block)
+        if address not in self.functions:
+            self.functions[address] = func
+        return address
+
+    def prepare(self, stack: GuestStack) -> None:
+        """Make the activation block of *stack* ready for a new execution."""
+        ctypes.memmove(stack.activation, self._runtime.block, Activation.NBYTES)
+
+    def enter(self) -> int:
+        """An execution begins; what running guests might hold is kept until it has ended."""
+        self._ticket += 1
+        self._tickets[self._ticket] = None
+        return self._ticket
+
+    def leave(self, ticket: int) -> None:
+        """The execution with this ticket is over."""
+        self._tickets.pop(ticket, None)
+        if self._buried:
+            oldest = next(iter(self._tickets), self._ticket + 1)
+            self._buried = [entry for entry in self._buried if entry[0] >= oldest]
+
+    def bury(self, references: Iterable[Any]) -> None:
+        """Keep functions that leave a table or a global while guests run that may have them in a slot."""
+        if self._tickets:
+            self._buried.append((self._ticket, {each for each in references if isinstance(each, FuncInst)}))

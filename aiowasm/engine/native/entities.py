@@ -1,0 +1,160 @@
+"""Memories, tables and globals whose storage generated code can reach; Python sees the same interface as ever."""
+
+from __future__ import annotations
+
+import ctypes
+from types import CellType
+from typing import TYPE_CHECKING, Any
+
+from aiowasm.engine.func import FuncInst
+from aiowasm.engine.global_ import GlobalInst
+from aiowasm.engine.heap import Reference
+from aiowasm.engine.memory import MemInst
+from aiowasm.engine.native.code import address_of
+from aiowasm.engine.native.values import from_slots, is_function_type, to_slots
+from aiowasm.engine.table import TableInst
+from aiowasm.syntax.types import GlobalType, MemType, NumType, RefType, TableType
+
+if TYPE_CHECKING:
+    from aiowasm.engine.native.engine import NativeEngine
+
+__all__ = ("NativeGlobal", "NativeMemory", "NativeTable")
+
+
+class NativeMemory(MemInst):
+    """A memory with a block of (base, bytes) at `address`, right after every growth."""
+
+    __slots__ = ("_block", "address")
+
+    def __init__(self, memtype: MemType, max_nbytes: int) -> None:
+        super().__init__(memtype, max_nbytes)
+        self._block = (ctypes.c_uint64 * 2)()
+        self.address = ctypes.addressof(self._block)
+        self._publish()
+
+    def _publish(self) -> None:
+        self._block[0] = address_of(self._buffer)
+        self._block[1] = len(self.view)
+
+    def grow(self, delta: int) -> int:
+        """Grow by *delta* pages; see `MemInst.grow`."""
+        previous = super().grow(delta)
+        if previous >= 0:
+            self._publish()
+        return previous
+
+    def close(self) -> None:
+        """Give the bytes back; generated code sees an empty memory from then on."""
+        self._block[0] = self._block[1] = 0
+        super().close()
+
+
+class NativeTable(TableInst):
+    """A table; one of functions mirrors its elements as descriptors in a block of (elements, size) at `address`."""
+
+    __slots__ = ("_block", "_engine", "_mirror", "address")
+
+    def __init__(self, tabletype: TableType, init: Reference, max_elements: int, engine: NativeEngine) -> None:
+        super().__init__(tabletype, init, max_elements)
+        self._engine = engine
+        self._block = (ctypes.c_uint64 * 2)()
+        self.address = ctypes.addressof(self._block)
+        self._mirror: Any = None
+        self._resize()
+        self._reflect(0, len(self.elements))
+
+    def _resize(self) -> None:
+        size = len(self.elements)
+        self._block[1] = size
+        if not is_function_type(self.reftype):
+            return
+        if self._mirror is None or len(self._mirror) < size:
+            # Doubling keeps repeated growth linear.
+            capacity = min(max(size, 2 * len(self._mirror or ())), self.max_elements)
+            mirror = (ctypes.c_uint64 * capacity)()
+            if self._mirror is not None:
+                ctypes.memmove(mirror, self._mirror, ctypes.sizeof(self._mirror))
+            self._mirror = mirror
+            self._block[0] = ctypes.addressof(mirror)
+
+    def _reflect(self, start: int, stop: int) -> None:
+        if self._mirror is None:
+            return
+        describe = self._engine.descriptor
+        elements, mirror = self.elements, self._mirror
+        for index in range(start, stop):
+            element = elements[index]
+            mirror[index] = 0 if element is None else describe(element)
+
+    def _bury(self, start: int, stop: int) -> None:
+        """Running guests may hold what is about to be overwritten."""
+        if self._mirror is not None:
+            self._engine.bury(self.elements[start:stop])
+
+    def set(self, index: int, reference: Reference) -> None:
+        """Replace the element at *index*."""
+        self._bury(index, index + 1)
+        super().set(index, reference)
+        self._reflect(index, index + 1)
+
+    def grow(self, delta: int, init: Reference = None) -> int:
+        """Add *delta* elements; see `TableInst.grow`."""
+        previous = super().grow(delta, init)
+        if previous >= 0:
+            self._resize()
+            self._reflect(previous, previous + delta)
+        return previous
+
+    def fill(self, index: int, reference: Reference, count: int) -> None:
+        """Set *count* elements from *index*. Spec: `table.fill`."""
+        self._bury(index, index + count)
+        super().fill(index, reference, count)
+        self._reflect(index, index + count)
+
+    def copy(self, index: int, source: TableInst, source_index: int, count: int) -> None:
+        """Copy from *source*, which may be this table with overlap. Spec: `table.copy`."""
+        self._bury(index, index + count)
+        super().copy(index, source, source_index, count)
+        self._reflect(index, index + count)
+
+    def init(self, index: int, references: tuple[Reference, ...], offset: int, count: int) -> None:
+        """Copy *count* references of an element segment from *offset*. Spec: `table.init`."""
+        self._bury(index, index + count)
+        super().init(index, references, offset, count)
+        self._reflect(index, index + count)
+
+
+class NativeGlobal(GlobalInst):
+    """A global; a number lives in 16 bytes at `address`, a reference in the cell."""
+
+    __slots__ = ("_block", "_engine", "address")
+
+    def __init__(self, globaltype: GlobalType, value: Any, engine: NativeEngine) -> None:
+        super().__init__(globaltype, value)
+        self._engine = engine
+        self._block = (ctypes.c_uint64 * 2)()
+        self.address = ctypes.addressof(self._block)
+        if isinstance(globaltype.valtype, NumType):
+            self._block[:] = to_slots(globaltype.valtype, value)
+            if globaltype.mutable:
+                # What closes over the cell would miss what guests set.
+                self.cell = CellType()
+
+    @property
+    def value(self) -> Any:
+        """The current value in engine form."""
+        valtype = self.globaltype.valtype
+        if isinstance(valtype, RefType):
+            return self.cell.cell_contents
+        return from_slots(valtype, self._block[0], self._block[1])
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        valtype = self.globaltype.valtype
+        if isinstance(valtype, RefType):
+            before = self.cell.cell_contents
+            if isinstance(before, FuncInst):
+                self._engine.bury((before,))
+            self.cell.cell_contents = value
+        else:
+            self._block[:] = to_slots(valtype, value)

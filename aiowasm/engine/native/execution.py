@@ -1,0 +1,562 @@
+"""An execution on a guest stack (the `Execution` protocol of `engine.base`).
+
+`resume` switches to the guest and looks at why it came back. No Python runs on a guest stack: rules, host functions and
+compilation run between two switches. Frames are read from the stack: return addresses name functions, and frame
+pointers follow from what the instruction behind a call subtracts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from collections.abc import Generator
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from aiowasm.engine.base import HostReturned, Outcome, Thrown
+from aiowasm.engine.func import FuncInst
+from aiowasm.engine.heap import ExnInst
+from aiowasm.engine.native.code import find
+from aiowasm.engine.native.compiler import slots_of
+from aiowasm.engine.native.layout import Activation, Status
+from aiowasm.engine.native.module import Function
+from aiowasm.engine.native.rules import Call, finish_growth
+from aiowasm.engine.native.values import from_slots, is_function_type, to_slots
+from aiowasm.errors import FrameInfo, LinkError, OutOfFuel, Trap, TrapCode
+from aiowasm.syntax.types import AbsHeapType, FuncType, NumType, RefType, ValType
+
+if TYPE_CHECKING:
+    from aiowasm.engine.instance import ModuleInst
+    from aiowasm.engine.native.engine import NativeEngine
+    from aiowasm.engine.native.stack import GuestStack
+
+__all__ = ("NativeExecution",)
+
+_FUEL: Final = Activation.FUEL // 8
+_SLOTS: Final = Activation.SLOTS // 8
+_SP: Final = Activation.GUEST_SP // 8
+_ARGUMENT: Final = Activation.ARGUMENT // 8
+_FRAME: Final = Activation.FRAME // 8
+_INSTANCE: Final = Activation.INSTANCE // 8
+_DEPTH_LIMIT: Final = Activation.DEPTH_LIMIT // 8
+_BIAS: Final = 128
+_MASK: Final = (1 << 64) - 1
+_FARTHEST: Final = 1 << 62
+_SHORT_UNITS: Final = 20_000
+"""Fuel that is run holding the GIL: about 20 us. Whoever needs more releases it."""
+_COMPILE_NS: Final = 1_000_000
+_SAVED_WORDS: Final = 7  # what the switch has pushed, with its return address
+_HANDLE: Final = 0x7E57_0000_0000_0000
+_HANDLES_MIN: Final = 4096
+_SUBTRACT: Final = 3  # bytes before the number in `subq $n, %rbp`
+
+
+class _Place(NamedTuple):
+    """A frame: function, offset in its code, instance, frame pointer, where its return address lies."""
+
+    function: Function
+    offset: int
+    instance: ModuleInst
+    frame: int
+    index: int
+    """Index on the stack of the word that points into this frame's code."""
+    depth_room: int
+    """What unwinding to it gives back of the depth limit: frames that crossed instances."""
+
+
+class NativeExecution:
+    """One call into a guest. Takes its stack when it is first resumed, gives it back when it is over."""
+
+    def __init__(
+        self,
+        engine: NativeEngine,
+        func: FuncInst,
+        arguments: tuple[Any, ...],
+        limit: int,
+        call_depth: int,
+        stack_slots: int,
+    ) -> None:
+        self.results: tuple[Any, ...] = ()
+        self.trap: Trap | None = None
+        self.exception: ExnInst | None = None
+        self.error: BaseException | None = None
+        self.host: FuncInst | None = None
+        self.arguments: tuple[Any, ...] = arguments
+        self.caller: ModuleInst | None = None
+        self.consumed = 0
+        self.limit = limit
+        self.engine = engine
+        self.growing: tuple[Any, int] | None = None
+        self._func = func
+        self._call_depth = call_depth
+        self._stack_slots = stack_slots
+        self._stack: GuestStack | None = None
+        self._longs: Any = None
+        self._started = False
+        self._over = False
+        self._asking: Call | None = None
+        self._compiling: Generator[None, None, None] | None = None
+        self._landing_due: ExnInst | None = None
+        self._finished_host = False
+        self._described: tuple[FrameInfo, ...] = ()
+        self._handles: list[Any] = []
+        self._handle_of: dict[int, int] = {}
+        self._free_handles: list[int] = []
+        self._handles_max = _HANDLES_MIN
+        self._kept: set[FuncInst] = set()
+        self._ticket = 0
+
+    # Values on the stack
+
+    def _at(self, address: int) -> int:
+        stack = self._stack
+        if stack is None:
+            raise RuntimeError("the execution is over")
+        return (address - stack.activation) >> 3
+
+    def read(self, address: int, types: tuple[ValType, ...]) -> list[Any]:
+        """Return values of *types* whose slots start at *address*, in engine form."""
+        index = self._at(address)
+        longs = self._longs
+        values = []
+        for valtype in types:
+            low = longs[index] & _MASK
+            index += 1
+            if isinstance(valtype, RefType):
+                values.append(self._reference(valtype, low))
+            elif valtype is NumType.V128:
+                values.append(from_slots(valtype, low, longs[index] & _MASK))
+                index += 1
+            else:
+                values.append(from_slots(valtype, low, 0))
+        return values
+
+    def write(self, address: int, types: tuple[ValType, ...], values: tuple[Any, ...]) -> None:
+        """Put *values* of *types* into slots from *address* on."""
+        index = self._at(address)
+        longs = self._longs
+        for valtype, value in zip(types, values, strict=True):
+            if isinstance(valtype, RefType):
+                low, high = self._raw(valtype, value), 0
+            else:
+                low, high = to_slots(valtype, value)
+            longs[index] = low
+            index += 1
+            if valtype is NumType.V128:
+                longs[index] = high
+                index += 1
+
+    def _reference(self, reftype: RefType, low: int) -> Any:
+        if not low:
+            return None
+        if is_function_type(reftype):
+            return self.engine.functions[low]
+        return self._handles[low - _HANDLE]
+
+    def _raw(self, reftype: RefType, value: Any) -> int:
+        if value is None:
+            return 0
+        if is_function_type(reftype):
+            self._kept.add(value)
+            return self.engine.descriptor(value)
+        handle = self._handle_of.get(id(value))
+        if handle is None:
+            if len(self._handle_of) >= self._handles_max:
+                self._sweep()
+            if self._free_handles:
+                handle = self._free_handles.pop()
+                self._handles[handle - _HANDLE] = value
+            else:
+                handle = _HANDLE + len(self._handles)
+                self._handles.append(value)
+            self._handle_of[id(value)] = handle
+        return handle
+
+    def _sweep(self) -> None:
+        """Forget handles that no slot holds. Stale slots keep some alive a little longer; that is all they do."""
+        stack = self._stack
+        if stack is None:
+            return
+        words = array("q", bytes(memoryview(self._longs).cast("B")))
+        found = {word for word in words if _HANDLE <= word < _HANDLE + len(self._handles)}
+        for key, handle in list(self._handle_of.items()):
+            if handle not in found:
+                del self._handle_of[key]
+                self._handles[handle - _HANDLE] = None
+                self._free_handles.append(handle)
+        self._handles_max = max(_HANDLES_MIN, 2 * len(self._handle_of))
+
+    def function_at(self, address: int) -> FuncInst | None:
+        """The function whose descriptor is in the slot at *address*."""
+        low = self._longs[self._at(address)]
+        return self.engine.functions[low] if low else None
+
+    def handle_at(self, address: int) -> Any:
+        """The object whose handle is in the slot at *address*."""
+        low = self._longs[self._at(address)]
+        return self._handles[low - _HANDLE] if low else None
+
+    # The protocol
+
+    def charge(self, units: int) -> None:
+        """Add *units* to what is consumed; the next check point compares with the limit."""
+        self.consumed += units
+
+    def charge_bulk(self, units: int) -> None:
+        """Charge a bulk operation; trap before it writes anything if that exceeds the limit."""
+        self.consumed += units
+        if self.consumed > self.limit:
+            raise OutOfFuel
+
+    def deliver(self, results: tuple[Any, ...]) -> None:
+        """Answer a host call, a growth or a wait with *results* in engine form."""
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            finish_growth(asking, results)
+            self.growing = None
+            return
+        host, self.host = self.host, None
+        if host is None:
+            raise RuntimeError("nothing was asked")
+        self._answer(host, results)
+
+    def _answer(self, host: FuncInst, results: tuple[Any, ...]) -> None:
+        if self._stack is None:
+            self.results = results
+            self._finished_host = True
+        else:
+            self.write(self._longs[_FRAME] - _BIAS, _functype(host).results, results)
+
+    def throw(self, exception: ExnInst) -> None:
+        """Answer a host call by throwing *exception* into the guest at that call."""
+        self.host = None
+        self._landing_due = exception
+
+    def discard(self) -> None:
+        """Drop all frames and give back what they hold."""
+        self._over = True
+        self._release()
+
+    def resume(self, slice_fuel: int) -> Outcome:
+        """Run until something happens, for about *slice_fuel* units."""
+        if self.host is not None or self._asking is not None:
+            raise RuntimeError("a host call is unanswered")
+        if self._over:
+            raise RuntimeError("the execution is over")
+        until = self.consumed + slice_fuel
+        try:
+            if not self._started:
+                outcome = self._start()
+                if outcome is not None:
+                    return outcome
+            if self._finished_host:
+                return self._end(Outcome.RETURNED)
+            if self._landing_due is not None:
+                exception, self._landing_due = self._landing_due, None
+                if self._stack is None:
+                    self.exception = exception
+                    return self._end(Outcome.THROWN)
+                outcome = self.unwind(exception, called=True)
+                if outcome is not None:
+                    return outcome
+            if self._compiling is not None:
+                outcome = self._compile(self._compiling)
+                if outcome is not None:
+                    return outcome
+            return self._run(until)
+        except Trap as trap:
+            return self._trapped(trap)
+
+    def _start(self) -> Outcome | None:
+        self._started = True
+        func, arguments = self._func, self.arguments
+        if func.instance is None:
+            if func.host is None:
+                self.host = func
+                return Outcome.HOST_CALL
+            return self._call_host(func, list(arguments))
+        if func.instance.error is not None:
+            return self._failed(func.instance.error)
+        self.arguments = ()
+        stack = self.engine.pool.take(self._stack_slots, self._call_depth)
+        self._stack = stack
+        self._ticket = self.engine.enter()
+        longs = self._longs = stack.longs
+        self.engine.prepare(stack)
+        descriptor = self.engine.descriptor(func)
+        self._kept.add(func)
+        functype = _functype(func)
+        if slots_of(functype.params) > self._stack_slots:
+            raise Trap(TrapCode.CALL_STACK_EXHAUSTED)
+        longs[_SLOTS] = self._stack_slots
+        longs[_DEPTH_LIMIT] = stack.top - 8 - 8 * self._call_depth
+        sp = stack.top - 64
+        at = self._at(sp)
+        longs[_SP] = sp
+        # As the switch would have pushed them: r15 r14 r13 r12 rbx rbp, then where to go on.
+        longs[at : at + 8] = (
+            *(self.engine.native(func.instance).address, 0, stack.activation, 0, descriptor, stack.values + _BIAS),
+            *(self.engine.routines["rt_entry"], 0),
+        )
+        self.write(stack.values, functype.params, arguments)
+        return None
+
+    def _run(self, until: int) -> Outcome:
+        longs = self._longs
+        stack = self._stack
+        if stack is None:
+            raise RuntimeError("the execution is over")
+        activation = stack.activation
+        engine = self.engine
+        hold, release = engine.resume_holding, engine.resume_releasing
+        while True:
+            consumed = self.consumed
+            stop = min(until, self.limit + 1)
+            if stop - consumed > _SHORT_UNITS:
+                stop = consumed + _SHORT_UNITS
+                longs[_FUEL] = stop - consumed - 1
+                status = hold(activation)
+                if status == Status.YIELD:
+                    consumed = stop - 1 - longs[_FUEL]
+                    stop = min(until, self.limit + 1)
+                    if consumed < stop:
+                        longs[_FUEL] = min(stop - consumed - 1, _FARTHEST)
+                        stop = longs[_FUEL] + consumed + 1
+                        status = release(activation)
+            else:
+                longs[_FUEL] = max(stop - consumed - 1, -_FARTHEST)
+                stop = longs[_FUEL] + consumed + 1
+                status = hold(activation)
+            self.consumed = stop - 1 - longs[_FUEL]
+            if status == Status.YIELD:
+                if self.consumed > self.limit:
+                    raise OutOfFuel
+                if self.consumed >= until:
+                    return Outcome.PAUSED
+                continue
+            if status == Status.RETURNED:
+                self.results = tuple(self.read(stack.values, _functype(self._func).results))
+                return self._end(Outcome.RETURNED)
+            outcome = self._dispatch(status)
+            if outcome is not None:
+                return outcome
+
+    def _dispatch(self, status: int) -> Outcome | None:
+        longs = self._longs
+        if status == Status.HOST:
+            return self._host()
+        if status == Status.RULE:
+            native = self.engine.instances[longs[_INSTANCE]]
+            instance = native.instance()
+            if instance is None:
+                raise RuntimeError("an instance is gone that has a frame")
+            site = native.code.sites[longs[_ARGUMENT] & 0xFFFFFFFF]
+            return site.rule(Call(self, instance, site, longs[_FRAME]))
+        if status == Status.LAZY:
+            return self._lazy()
+        if status == Status.EXHAUSTED:
+            raise Trap(TrapCode.CALL_STACK_EXHAUSTED)
+        raise Trap(Activation.TRAPS[status - Status.TRAP])
+
+    def _host(self) -> Outcome | None:
+        longs = self._longs
+        func: FuncInst = self.engine.functions[longs[_ARGUMENT]]
+        frame = longs[_FRAME] - _BIAS
+        arguments = self.read(frame, _functype(func).params)
+        if func.instance is not None and func.instance.error is not None:
+            return self._failed(func.instance.error)
+        self.caller = self._innermost()
+        if func.host is not None:
+            return self._call_host(func, arguments)
+        self.host = func
+        self.arguments = tuple(arguments)
+        return Outcome.HOST_CALL
+
+    def _call_host(self, func: FuncInst, arguments: list[Any]) -> Outcome | None:
+        """Call a host function that does not wait."""
+        pause = False
+        host = func.host
+        if host is None:
+            raise RuntimeError("not a host function")
+        try:
+            result = host(self.caller, *arguments)
+        except Thrown as thrown:
+            self._landing_due = thrown.exception
+            return Outcome.PAUSED
+        except HostReturned as returned:
+            result = returned.result
+            pause = True
+        except BaseException as error:
+            return self._failed(error)
+        count = len(_functype(func).results)
+        self._answer(func, () if not count else (result,) if count == 1 else result)
+        return Outcome.PAUSED if pause else None
+
+    def _lazy(self) -> Outcome | None:
+        native = self.engine.instances[self._longs[_INSTANCE]]
+        index = self._longs[_ARGUMENT] & 0xFFFFFFFF
+        instance = native.instance()
+        if instance is not None and instance.error is not None:
+            return self._failed(instance.error)
+        if native.code.is_compiled(index):
+            self._longs[_ARGUMENT] = native.publish(index)
+            return None
+        return self._compile(native.code.compile_steps(index))
+
+    def _compile(self, steps: Generator[None, None, None]) -> Outcome | None:
+        """Go on with a compilation until its time is up."""
+        end = perf_counter_ns() + _COMPILE_NS
+        self._compiling = steps
+        try:
+            for _ in steps:
+                if perf_counter_ns() > end:
+                    return Outcome.PAUSED
+        except Exception as error:
+            self._compiling = None
+            return self._failed(error)
+        self._compiling = None
+        native = self.engine.instances[self._longs[_INSTANCE]]
+        self._longs[_ARGUMENT] = native.publish(self._longs[_ARGUMENT] & 0xFFFFFFFF)
+        return None
+
+    def ask(self, outcome: Outcome, arguments: tuple[Any, ...], call: Call) -> Outcome:
+        """Leave for something that only the store can do."""
+        self.growing = (arguments[0], arguments[1])
+        self._asking = call
+        self.arguments = arguments
+        return outcome
+
+    # How it ends
+
+    def _end(self, outcome: Outcome) -> Outcome:
+        self._over = True
+        self._release()
+        return outcome
+
+    def _failed(self, error: BaseException) -> Outcome:
+        self.error = error
+        self._described = self.frames()
+        return self._end(Outcome.FAILED)
+
+    def _trapped(self, trap: Trap) -> Outcome:
+        trap.frames = self.frames()
+        self.trap = trap
+        return self._end(Outcome.TRAPPED)
+
+    def _release(self) -> None:
+        stack, self._stack = self._stack, None
+        self._compiling = None
+        if stack is not None:
+            self._longs = None
+            self.engine.leave(self._ticket)
+            self.engine.pool.give(stack)
+        self._handles.clear()
+        self._handle_of.clear()
+        self._kept.clear()
+
+    def __del__(self) -> None:
+        if self._stack is not None:
+            self._release()
+
+    # Frames
+
+    def _innermost(self) -> ModuleInst | None:
+        """The instance whose code called last."""
+        for place in self._walk(called=True):
+            return place.instance
+        return None
+
+    def _walk(self, *, called: bool) -> Generator[_Place, None, None]:
+        """Go through the frames, innermost first. *called*: the frame pointer is that of a callee."""
+        longs = self._longs
+        engine = self.engine
+        if self._stack is None:
+            return
+        status = longs[Activation.STATUS // 8]
+        index = self._at(longs[_SP]) + _SAVED_WORDS
+        if status == Status.EXHAUSTED:
+            index += 1
+            called = True
+        instance = engine.instances[longs[_INSTANCE]].instance()
+        frame = longs[_FRAME]
+        room = 0
+        while True:
+            address = longs[index]
+            if address == engine.crossed:
+                instance = engine.instances[longs[index + 1]].instance()
+                room += 16
+                index += 2
+                continue
+            found = find(address - 1)
+            if found is None or not isinstance(found[1], Function) or instance is None:
+                return
+            start, function = found
+            if called:
+                frame -= ctypes.c_int32.from_address(address + _SUBTRACT).value
+            called = True
+            yield _Place(function, address - 1 - start, instance, frame, index, room)
+            index += 1
+
+    def _is_called(self) -> bool:
+        return bool(self._longs[Activation.STATUS // 8] in (Status.HOST, Status.LAZY))
+
+    def frames(self) -> tuple[FrameInfo, ...]:
+        """Return the guest frames, innermost first."""
+        if self._described or self._stack is None:
+            return self._described
+        places = self._walk(called=self._is_called())
+        return tuple(place.function.describe(place.offset, place.instance) for place in places)
+
+    def instances(self) -> set[ModuleInst]:
+        """Return the instances that have a live frame."""
+        if self._stack is None:
+            return set()
+        return {place.instance for place in self._walk(called=self._is_called())}
+
+    def unwind(self, exception: ExnInst, *, called: bool = False) -> Outcome | None:
+        """Go on at the innermost handler of *exception*; THROWN if there is none."""
+        slots = 0
+        for place in self._walk(called=called):
+            if place.function.landings:
+                at = place.function.operator(place.offset)
+                for landing in place.function.landings:
+                    if landing.start < at < landing.end and (
+                        landing.kind > 1 or place.instance.tags[landing.tagidx or 0] is exception.tag
+                    ):
+                        self._land(place, landing, exception, slots)
+                        return None
+            slots += place.function.slots
+        self.exception = exception
+        return self._end(Outcome.THROWN)
+
+    def _land(self, place: _Place, landing: Any, exception: ExnInst, slots: int) -> None:
+        longs = self._longs
+        address = place.frame + landing.slot
+        types: tuple[ValType, ...] = ()
+        values: tuple[Any, ...] = ()
+        if landing.kind < 2:
+            comptype = exception.tag.deftype.comptype
+            types = comptype.params if isinstance(comptype, FuncType) else ()
+            values = exception.values
+        self.write(address, types, values)
+        if landing.kind & 1:
+            longs[self._at(address) + slots_of(types)] = self._raw(_EXNREF, exception)
+        longs[_SLOTS] += slots
+        longs[_DEPTH_LIMIT] += place.depth_room
+        sp = self._at(longs[_SP])
+        longs[sp] = self.engine.native(place.instance).address
+        longs[sp + _SAVED_WORDS - 1] = self.engine.routines["rt_land"]
+        start = place.function.entry - self.engine.stencils.labels["enter_entry"]
+        longs[Activation.TARGET // 8] = start + landing.offset
+        longs[Activation.TARGET_SP // 8] = longs[_SP] + 8 * (place.index + 1 - sp)
+        longs[Activation.TARGET_FRAME // 8] = place.frame
+
+
+def _functype(func: FuncInst) -> FuncType:
+    comptype = func.deftype.comptype
+    if not isinstance(comptype, FuncType):
+        raise LinkError("a function without a function type")
+    return comptype
+
+
+_EXNREF: Final = RefType(True, AbsHeapType.EXN)

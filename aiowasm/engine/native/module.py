@@ -1,0 +1,121 @@
+"""The machine code of one module, shared by all its instances: compiled function by function, kept while it is used."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from bisect import bisect_right
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import aiowasm.engine.native.operators  # noqa: F401 - fills the compiler's table
+from aiowasm.engine.native.code import CodeSpace
+from aiowasm.engine.native.compiler import Compiled, Landing, Layout, compile_function
+from aiowasm.engine.native.layout import Activation
+from aiowasm.errors import FrameInfo, InvalidError, LimitError, MalformedError
+from aiowasm.validation.module import validate_function_steps
+
+if TYPE_CHECKING:
+    from aiowasm.engine.instance import ModuleInst
+    from aiowasm.engine.native.rules import Site
+    from aiowasm.engine.native.stencils import Stencils
+    from aiowasm.validation.module import ValidatedModule
+
+__all__ = ("Function", "ModuleCode", "code_of")
+
+_LAZY_STUB = struct.Struct("<BIBBBi")  # movl $index,%eax; jmp *lazy(%r13)
+_CODE_PER_BYTE = 6  # of wasm; only a guess at how much address space to take
+
+
+class Function:
+    """A compiled function: what `code.find` returns for its addresses."""
+
+    __slots__ = ("_marks", "_offsets", "code", "entry", "index", "landings", "slots")
+
+    def __init__(self, code: ModuleCode, index: int, compiled: Compiled) -> None:
+        self.code = code
+        self.index = index
+        self.slots = compiled.slots
+        self.landings: list[Landing] = compiled.landings
+        self.entry = 0
+        self._marks: list[int] = []
+        self._offsets: Any = ()
+
+    def operator(self, offset: int) -> int:
+        """Index in the record of the operator whose code contains *offset*; -1: the function's entry."""
+        if not self._marks:
+            # Compiling again is deterministic, and traps are rare: nothing is kept for them.
+            steps = validate_function_steps(self.code.validated, self.index)
+            record = _finish(steps)
+            marks: list[int] = []
+            _finish(compile_function(self.code.validated, record, self.code.layout, self.code.stencils, [], marks))
+            self._marks = marks
+            self._offsets = record.offsets
+        return bisect_right(self._marks, offset) - 1
+
+    def describe(self, offset: int, instance: ModuleInst) -> FrameInfo:
+        """What an error says of a frame that is at *offset* of this function's code."""
+        at = self.operator(offset)
+        funcidx = self.index + self.code.validated.nimported_funcs
+        return FrameInfo(instance.name, f"${funcidx}", funcidx, self._offsets[at] if at >= 0 else None)
+
+
+def _finish(steps: Generator[None, None, Any]) -> Any:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
+
+
+class ModuleCode:
+    """Code of the functions compiled so far. `entries` has an address for every defined function: code or a stub."""
+
+    def __init__(self, validated: ValidatedModule, stencils: Stencils) -> None:
+        self.validated = validated
+        self.stencils = stencils
+        self.layout = Layout(validated)
+        self.sites: list[Site] = []
+        self._errors: dict[int, Exception] = {}
+        count = len(validated.funcs) - validated.nimported_funcs
+        lazy = Activation.routine("lazy")
+        stubs = b"".join(_LAZY_STUB.pack(0xB8, index, 0x41, 0xFF, 0xA5, lazy) for index in range(count))
+        nbytes = len(stubs) + _CODE_PER_BYTE * (sum(validated.module.funcs.ends) - sum(validated.module.funcs.starts))
+        self._space = CodeSpace(nbytes)
+        start = self._space.put(stubs) if stubs else 0
+        self.entries = array("Q", range(start, start + _LAZY_STUB.size * count, _LAZY_STUB.size))
+        self._stubs_end = start + _LAZY_STUB.size * count
+        self._stubs_start = start
+
+    def is_compiled(self, index: int) -> bool:
+        """Whether the defined function *index* has code."""
+        return not self._stubs_start <= self.entries[index] < self._stubs_end
+
+    def compile_steps(self, index: int) -> Generator[None, None, None]:
+        """Validate and compile the defined function *index*, yielding now and then.
+
+        Raises:
+            InvalidError, MalformedError: If its body is not valid.
+            LimitError: If its code would be unreasonably large.
+        """
+        failed = self._errors.get(index)
+        if failed is not None:
+            raise failed
+        try:
+            record = yield from validate_function_steps(self.validated, index)
+            yield
+            compiled = yield from compile_function(self.validated, record, self.layout, self.stencils, self.sites)
+        except (InvalidError, MalformedError, LimitError) as error:
+            self._errors[index] = error
+            raise
+        function = Function(self, index, compiled)
+        function.entry = self._space.put(compiled.code, function) + compiled.entry
+        self.entries[index] = function.entry
+
+
+def code_of(validated: ValidatedModule, stencils: Stencils) -> ModuleCode:
+    """Return the code of *validated*, which all instances share."""
+    code = validated.engine_code
+    if not isinstance(code, ModuleCode):
+        code = validated.engine_code = ModuleCode(validated, stencils)
+    return code

@@ -1,0 +1,535 @@
+"""How the compiler treats operators that are not hot: control, calls, references, and what leaves for a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from aiowasm.engine.native import compiler as c
+from aiowasm.engine.native.compiler import OTHERS, Compiler, slots_of
+from aiowasm.engine.native.stencils import C32, C64, CF, F, R, V, slot
+from aiowasm.engine.operators import EVALUATE
+from aiowasm.engine.storage import WIDTHS
+from aiowasm.errors import InvalidError
+from aiowasm.syntax.instructions import BY_CODE
+from aiowasm.syntax.types import AddressType, FuncType, NumType, RefType
+from aiowasm.validation.record import Block
+
+__all__ = ()
+
+_Handler = Callable[[Compiler, int, Any, int], None]
+_VECTOR: Final = NumType.V128
+
+
+def _handles(kind: int) -> Callable[[_Handler], _Handler]:
+    def register(handler: _Handler) -> _Handler:
+        OTHERS[kind] = handler
+        return handler
+
+    return register
+
+
+# Blocks and branches
+
+
+@_handles(c.BLOCK)
+def _block(self: Compiler, _op: int, block: Block, _index: int) -> None:
+    if block.targeted:
+        self.flush(0)
+    self.open(block)
+
+
+@_handles(c.TRY_TABLE)
+def _try_table(self: Compiler, _op: int, block: Block, _index: int) -> None:
+    self.flush(0)
+    self.open(block)
+
+
+@_handles(c.LOOP)
+def _loop(self: Compiler, _op: int, block: Block, index: int) -> None:
+    self.flush(0)
+    label = self.open(block)
+    label.head = len(self.out) + self.stencils.labels["loop_head"]
+    self.out += self.stencils.fragment["loop", "HA", self.record.cost[index]]
+    self.land(block, label.head, self.nlocals + label.base)
+
+
+@_handles(c.IF)
+def _if(self: Compiler, _op: int, block: Block, _index: int) -> None:
+    entry = self.stack.pop()
+    self.flush(0)
+    label = self.open(block)
+    label.otherwise = self.open_branch(*_condition(self, entry, ".f"))
+
+
+def _condition(self: Compiler, entry: int, sense: str) -> tuple[bytes, tuple[int, ...]]:
+    """A branch on a popped i32."""
+    stencils = self.stencils
+    if 0 <= entry < C32:
+        return stencils.patch("brS" + sense, True, {"HA": slot(entry)})
+    before = b""
+    if entry != R:
+        self.spill(R)
+        before = stencils.integer(entry)
+    code, targets = stencils.patch("brR" + sense, False, {})
+    return before + code, tuple(target + len(before) for target in targets)
+
+
+@_handles(c.BR_IF)
+def _br_if(self: Compiler, _op: int, block: Block, _index: int) -> None:
+    _branch_if(self, self.stack.pop(), self.labels[block.depth], "br")
+
+
+def _branch_if(self: Compiler, entry: int, label: c.Label, name: str) -> None:
+    """Branch to *label* if the popped *entry* is not zero (`br`: an i32; `br64`: a reference)."""
+    if label.arity:
+        # The values go to where the label wants them on the taken path only, unless they are there already.
+        base = len(self.stack) - label.arity
+        if self.nlocals + base == self.destination(label):
+            self.flush(base)
+        else:
+            if entry not in (R,) and name == "br64":
+                self.to_r(entry)
+                entry = R
+            skip = self.open_branch(*_test(self, entry, name, ".f"))
+            # Moves may settle operands, on the taken path only.
+            saved = self.stack.copy()
+            self.move(label)
+            self.stack[:] = saved
+            self.jump(label)
+            self.fix(skip, len(self.out))
+            return
+    self.branch_to(label, _test(self, entry, name, ".t"))
+
+
+def _test(self: Compiler, entry: int, name: str, sense: str) -> tuple[bytes, tuple[int, ...]]:
+    if name == "br":
+        return _condition(self, entry, sense)
+    before = b""
+    if entry != R:
+        self.spill(R)
+        before = self.stencils.integer(entry)
+    code, targets = self.stencils.patch("br64R" + sense, False, {})
+    return before + code, tuple(target + len(before) for target in targets)
+
+
+@_handles(c.BR)
+def _br(self: Compiler, _op: int, block: Block, _index: int) -> None:
+    label = self.labels[block.depth]
+    self.move(label)
+    self.jump(label)
+    self.dead = True
+
+
+@_handles(c.RETURN)
+def _return(self: Compiler, _op: int, _immediate: Any, _index: int) -> None:
+    self.move(self.labels[0])
+    self.out += self.stencils.fragment["ret", "HA", self.slots]
+    self.dead = True
+
+
+@_handles(c.UNREACHABLE)
+def _unreachable(self: Compiler, _op: int, _immediate: Any, _index: int) -> None:
+    self.out += self.stencils.raw("unreachable")
+    self.dead = True
+
+
+@_handles(c.BR_TABLE)
+def _br_table(self: Compiler, _op: int, blocks: tuple[Block, ...], _index: int) -> None:
+    entry = self.stack.pop()
+    self.to_r(entry)
+    labels = [self.labels[block.depth] for block in blocks]
+    arity = labels[-1].arity
+    if arity:
+        self.flush(len(self.stack) - arity)
+    self.out += self.stencils.fragment["br_table", "WA", len(labels) - 1]
+    table = len(self.out)
+    self.out += bytes(4 * len(labels))
+    base = len(self.stack) - arity
+    trampolines: dict[int, int] = {}
+    for number, label in enumerate(labels):
+        at = table + 4 * number
+        if arity and self.nlocals + base != self.destination(label):
+            place = trampolines.get(id(label))
+            if place is None:
+                place = trampolines[id(label)] = len(self.out)
+                self.move_down(base, self.destination(label), arity)
+                self.jump(label)
+            self.table_entry(at, table, place)
+        elif label.head >= 0:
+            self.table_entry(at, table, label.head)
+        else:
+            label.fixups.append(at)
+            self.tables.append((at, table))
+    self.dead = True
+
+
+# Calls
+
+
+def _functype(self: Compiler, op: int, immediate: Any) -> FuncType:
+    validated = self.validated
+    if BY_CODE[op].name.endswith("call"):  # type: ignore[union-attr]
+        comptype = validated.funcs[immediate].comptype
+    else:
+        comptype = validated.deftypes[immediate[0] if isinstance(immediate, tuple) else immediate].comptype
+    if not isinstance(comptype, FuncType):
+        raise InvalidError("type mismatch")
+    return comptype
+
+
+def _index_to_r(self: Compiler, tableidx: int) -> int:
+    """Bring the popped index into a table into R, all 64 bits of it; returns where it stood."""
+    entry = self.stack.pop()
+    if self.validated.tables[tableidx].addrtype is AddressType.I32 and entry >= C32:
+        self.spill(R)
+        self.out += self.stencils.integer(entry)
+    else:
+        self.to_r(entry)
+        if self.validated.tables[tableidx].addrtype is AddressType.I32:
+            self.out += self.stencils.raw("zextR")
+    return len(self.stack)
+
+
+def _arguments(self: Compiler, functype: FuncType) -> int:
+    """Make the arguments canonical and everything else safe; returns the displacement of the callee's frame."""
+    base = len(self.stack) - slots_of(functype.params)
+    self.flush(base)
+    return 8 * (self.nlocals + base)
+
+
+def _results(self: Compiler, functype: FuncType) -> None:
+    del self.stack[len(self.stack) - slots_of(functype.params) :]
+    self.push_slots(slots_of(functype.results))
+
+
+@_handles(c.CALL)
+def _call(self: Compiler, op: int, funcidx: int, _index: int) -> None:
+    functype = _functype(self, op, funcidx)
+    frame = _arguments(self, functype)
+    imported = self.validated.nimported_funcs
+    if funcidx < imported:
+        self.out += self.stencils.fragment["call_import", "HA", frame, "HB", self.layout.imports + 8 * funcidx]
+    else:
+        self.out += self.stencils.fragment["call", "HA", frame, "HB", self.layout.funcs + 8 * (funcidx - imported)]
+    _results(self, functype)
+
+
+def _table_holes(self: Compiler, immediate: tuple[int, int], at: int) -> tuple[Any, ...]:
+    typeidx, tableidx = immediate
+    return (
+        *("HB", self.layout.tables + 8 * tableidx, "HC", self.layout.types + 8 * typeidx),
+        *("KD", slot(self.nlocals + at), "WA", self.site("*type", at, typeidx)),
+    )
+
+
+@_handles(c.INDIRECT)
+def _call_indirect(self: Compiler, op: int, immediate: tuple[int, int], _index: int) -> None:
+    functype = _functype(self, op, immediate)
+    at = _index_to_r(self, immediate[1])
+    frame = _arguments(self, functype)
+    self.out += self.stencils.fragment["call_table", "HA", frame, *_table_holes(self, immediate, at)]
+    _results(self, functype)
+
+
+@_handles(c.CALL_REF)
+def _call_ref(self: Compiler, op: int, typeidx: int, _index: int) -> None:
+    functype = _functype(self, op, typeidx)
+    self.to_r(self.stack.pop())
+    frame = _arguments(self, functype)
+    self.out += self.stencils.fragment["call_reg", "HA", frame]
+    _results(self, functype)
+
+
+def _tail(self: Compiler, functype: FuncType, name: str, *values: int | str) -> None:
+    """Move the arguments down to where ours were, and go."""
+    count = slots_of(functype.params)
+    self.move_down(len(self.stack) - count, 0, count)
+    self.out += self.stencils.fragment[name, "HA", self.slots, *values]
+    self.dead = True
+
+
+@_handles(c.TAIL)
+def _return_call(self: Compiler, op: int, funcidx: int, _index: int) -> None:
+    functype = _functype(self, op, funcidx)
+    _arguments(self, functype)
+    imported = self.validated.nimported_funcs
+    if funcidx < imported:
+        self.out += self.stencils.fragment["descriptor_import", "HB", self.layout.imports + 8 * funcidx]
+        _tail(self, functype, "tail_through")
+    else:
+        _tail(self, functype, "tail", "HB", self.layout.funcs + 8 * (funcidx - imported))
+
+
+@_handles(c.TAIL_INDIRECT)
+def _return_call_indirect(self: Compiler, op: int, immediate: tuple[int, int], _index: int) -> None:
+    functype = _functype(self, op, immediate)
+    at = _index_to_r(self, immediate[1])
+    _arguments(self, functype)
+    self.out += self.stencils.fragment["descriptor_table", *_table_holes(self, immediate, at)]
+    _tail(self, functype, "tail_through")
+
+
+@_handles(c.TAIL_REF)
+def _return_call_ref(self: Compiler, op: int, typeidx: int, _index: int) -> None:
+    functype = _functype(self, op, typeidx)
+    self.to_r(self.stack.pop())
+    _arguments(self, functype)
+    self.out += self.stencils.raw("descriptor_check")
+    _tail(self, functype, "tail_through")
+
+
+# Parametric and variable instructions
+
+
+@_handles(c.DROP)
+def _drop(self: Compiler, _op: int, valtype: Any, _index: int) -> None:
+    self.stack.pop()
+    if valtype is _VECTOR:
+        self.stack.pop()
+
+
+@_handles(c.SELECT)
+def _select(self: Compiler, _op: int, valtype: Any, _index: int) -> None:
+    stack, nlocals = self.stack, self.nlocals
+    condition = stack.pop()
+    places = []
+    width = 2 if valtype is _VECTOR else 1
+    for depth in (2, 1):
+        at = len(stack) - depth * width
+        entry = stack[at]
+        if entry < 0 or entry >= C32 or (width == 2 and stack[at + 1] != entry + 1):
+            for place in range(at, at + width):
+                if place == at or entry != V:
+                    self.out += self.stencils.store[stack[place], nlocals + place]
+            entry = nlocals + at
+        places.append(entry)
+    del stack[len(stack) - 2 * width :]
+    if condition != R:
+        self.spill(R)
+        self.out += self.stencils.integer(condition)
+    if width == 2:
+        self.spill(F)
+        self.out += self.stencils.fragment["selectV", "HA", slot(places[0]), "HB", slot(places[1])]
+        self.push_vector()
+        return
+    self.out += self.stencils.patch("selectR", True, {"HA": slot(places[0]), "HB": slot(places[1])})[0]
+    stack.append(R)
+    if valtype in (NumType.F32, NumType.F64):
+        stack.pop()
+        self.spill(F)
+        self.out += self.stencils.raw("R2F")
+        stack.append(F)
+
+
+@_handles(c.GLOBAL_GET)
+def _global_get(self: Compiler, op: int, globalidx: int, _index: int) -> None:
+    valtype = self.validated.globals[globalidx].valtype
+    if isinstance(valtype, RefType):
+        _leave(self, "global.get", (), (valtype,), globalidx)
+        return
+    register, name = _GLOBAL[valtype]
+    self.spill(register)
+    self.out += self.stencils.fragment["gget" + name, "HA", self.layout.globals + 8 * globalidx]
+    if register == V:
+        self.push_vector()
+    else:
+        self.stack.append(register)
+
+
+_GLOBAL: Final[dict[Any, tuple[int, str]]] = {
+    NumType.I32: (R, ""),
+    NumType.I64: (R, ""),
+    NumType.F32: (F, "F"),
+    NumType.F64: (F, "F"),
+    NumType.V128: (V, "V"),
+}
+
+
+@_handles(c.GLOBAL_SET)
+def _global_set(self: Compiler, _op: int, globalidx: int, _index: int) -> None:
+    valtype = self.validated.globals[globalidx].valtype
+    if isinstance(valtype, RefType):
+        _leave(self, "global.set", (valtype,), (), globalidx)
+        return
+    place = self.layout.globals + 8 * globalidx
+    if valtype is _VECTOR:
+        entry = self.pop_vector()
+        if entry != V:
+            self.spill(F)
+            self.out += self.stencils.fragment["ldV", "HA", slot(entry)]
+        self.out += self.stencils.fragment["gsetV", "HA", place]
+        return
+    entry = self.stack.pop()
+    if entry == F:
+        self.out += self.stencils.fragment["gsetF", "HA", place]
+        return
+    if entry >= CF:
+        entry = C64 + (entry - CF)
+    self.to_r(entry)
+    self.out += self.stencils.fragment["gset", "HA", place]
+
+
+@_handles(c.CONSTV)
+def _v128_const(self: Compiler, _op: int, value: bytes, _index: int) -> None:
+    self.stack.append(CF + int.from_bytes(value[:8], "little"))
+    self.stack.append(CF + int.from_bytes(value[8:], "little"))
+
+
+# References, sizes
+
+
+@_handles(c.REF_NULL)
+def _ref_null(self: Compiler, _op: int, _immediate: Any, _index: int) -> None:
+    self.stack.append(C64)
+
+
+@_handles(c.REF_IS_NULL)
+def _ref_is_null(self: Compiler, _op: int, _immediate: Any, _index: int) -> None:
+    self.to_r(self.stack.pop())
+    self.out += self.stencils.raw("isnullR")
+    self.stack.append(R)
+
+
+@_handles(c.NON_NULL)
+def _ref_as_non_null(self: Compiler, _op: int, _immediate: Any, _index: int) -> None:
+    self.to_r(self.stack.pop())
+    self.out += self.stencils.raw("nonnullR")
+    self.stack.append(R)
+
+
+@_handles(c.BR_ON_NON_NULL)
+def _br_on_non_null(self: Compiler, _op: int, block: Block, _index: int) -> None:
+    # The reference is carried along, so it is looked at in its slot.
+    self.flush(0)
+    label = self.labels[block.depth]
+    place = self.nlocals + len(self.stack) - 1
+    _branch_if(self, place, label, "br64")
+    self.stack.pop()
+
+
+@_handles(c.BR_ON_NULL)
+def _br_on_null(self: Compiler, _op: int, block: Block, _index: int) -> None:
+    self.flush(0)
+    label = self.labels[block.depth]
+    place = self.stack.pop()
+    self.to_r(place)
+    skip = self.open_branch(*self.stencils.patch("br64R.t", False, {}))
+    self.move(label)
+    self.jump(label)
+    self.fix(skip, len(self.out))
+    self.stack.append(place)
+
+
+@_handles(c.MEMORY_SIZE)
+def _memory_size(self: Compiler, _op: int, memidx: int, _index: int) -> None:
+    self.spill(R)
+    log2 = self.validated.mems[memidx].page_size_log2
+    if memidx:
+        self.out += self.stencils.fragment["size", "HA", self.layout.mems + 8 * memidx, "WA", log2]
+    else:
+        self.out += self.stencils.fragment["size0", "WA", log2]
+    self.stack.append(R)
+
+
+@_handles(c.TABLE_SIZE)
+def _table_size(self: Compiler, _op: int, tableidx: int, _index: int) -> None:
+    self.spill(R)
+    self.out += self.stencils.fragment["table_size", "HA", self.layout.tables + 8 * tableidx]
+    self.stack.append(R)
+
+
+# What leaves for Python
+
+def _leave(
+    self: Compiler, name: str, params: tuple[Any, ...], results: tuple[Any, ...], immediate: Any, row: Any = None
+) -> None:
+    base = len(self.stack) - slots_of(params)
+    self.flush(base)
+    self.leave(name, base, immediate, row)
+    del self.stack[base:]
+    self.push_slots(slots_of(results))
+
+
+@_handles(c.RULE)
+def _rule(self: Compiler, op: int, immediate: Any, _index: int) -> None:
+    row = BY_CODE[op]
+    if row is None:
+        raise InvalidError("illegal opcode")
+    params, results = _types(self, row, immediate)
+    if op in EVALUATE:
+        _leave(self, "*evaluate", params, results, immediate, (EVALUATE[op], params, results))
+    elif op in WIDTHS:
+        _leave(self, "*access", params, results, immediate, (op, params, results))
+    else:
+        _leave(self, row.name, params, results, immediate, (params, results))
+
+
+_WORDS: Final = {"i32": NumType.I32, "i64": NumType.I64, "f32": NumType.F32, "f64": NumType.F64, "v128": NumType.V128}
+_I64: Final = NumType.I64
+
+
+def _at(addrtype: AddressType) -> NumType:
+    return NumType.I64 if addrtype is AddressType.I64 else NumType.I32
+
+
+def _types(self: Compiler, row: Any, immediate: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Operand and result types of an instruction that leaves; references count as one slot whatever their type."""
+    validated = self.validated
+    if row.type is not None:
+        memidx = 0
+        if row.operation is not None and row.immediates[:1] and row.immediates[0].startswith("memarg"):
+            place = immediate[0] if len(row.immediates) > 1 else immediate
+            memidx = place[0] if isinstance(place, tuple) else 0
+        elif row.immediates[:1] == ("mem",):
+            memidx = immediate
+        at = _at(validated.mems[memidx].addrtype) if "at" in (*row.type[0], *row.type[1]) else None
+        words = _WORDS | {"at": at}
+        return tuple(words[word] for word in row.type[0]), tuple(words[word] for word in row.type[1])
+    mems, tables = validated.mems, validated.tables
+    match row.name:
+        case "memory.copy":
+            to, of = (_at(mems[memidx].addrtype) for memidx in immediate)
+            return (to, of, _I64 if to is of is _I64 else NumType.I32), ()
+        case "memory.fill":
+            at = _at(mems[immediate].addrtype)
+            return (at, NumType.I32, at), ()
+        case "memory.init":
+            return (_at(mems[immediate[1]].addrtype), NumType.I32, NumType.I32), ()
+        case "table.copy":
+            to, of = (_at(tables[tableidx].addrtype) for tableidx in immediate)
+            return (to, of, _I64 if to is of is _I64 else NumType.I32), ()
+        case "table.init":
+            return (_at(tables[immediate[1]].addrtype), NumType.I32, NumType.I32), ()
+        case "table.fill":
+            at = _at(tables[immediate].addrtype)
+            return (at, tables[immediate].reftype, at), ()
+        case "table.grow":
+            at = _at(tables[immediate].addrtype)
+            return (tables[immediate].reftype, at), (at,)
+        case "table.get":
+            return (_at(tables[immediate].addrtype),), (tables[immediate].reftype,)
+        case "table.set":
+            return (_at(tables[immediate].addrtype), tables[immediate].reftype), ()
+        case "ref.func":
+            return (), (RefType(False, validated.funcs[immediate]),)
+        case "data.drop" | "elem.drop":
+            return (), ()
+    raise InvalidError(f"{row.name} is not supported")
+
+
+@_handles(c.THROW)
+def _throw(self: Compiler, op: int, immediate: Any, _index: int) -> None:
+    if BY_CODE[op].name == "throw":  # type: ignore[union-attr]
+        comptype = self.validated.tags[immediate].comptype
+        params = comptype.params if isinstance(comptype, FuncType) else ()
+        _leave(self, "throw", params, (), immediate, (params, ()))
+    else:
+        _leave(self, "throw_ref", (_I64,), (), None, ((_I64,), ()))
+    self.dead = True
+
+
+@_handles(c.UNSUPPORTED)
+def _unsupported(_self: Compiler, op: int, _immediate: Any, _index: int) -> None:
+    row = BY_CODE[op]
+    raise InvalidError(f"{row.name if row else op} is not supported by the native engine")

@@ -1,0 +1,283 @@
+"""What generated code leaves to Python: growth, bulk operations, references, and operators without stencils.
+
+A rule is called with the execution and reads its operands from the guest's frame, where their slots are canonical; it
+leaves its results in the same place. Bulk rules check bounds, then charge, then write, as the interpreter's do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from aiowasm.engine.base import Outcome
+from aiowasm.engine.heap import ExnInst
+from aiowasm.engine.memory import MemInst
+from aiowasm.engine.storage import LOAD_LANES, LOADS, STORE_LANES, STORES, WIDTHS
+from aiowasm.errors import Trap, TrapCode
+from aiowasm.syntax.instructions import BY_CODE
+
+if TYPE_CHECKING:
+    from aiowasm.engine.instance import ModuleInst
+    from aiowasm.engine.native.execution import NativeExecution
+
+__all__ = ("RULES", "Call", "Site")
+
+_BYTES_PER_UNIT: Final = 64
+_ELEMENT_NBYTES: Final = 8
+_PAGE_COST: Final = 1024
+
+
+class Site(NamedTuple):
+    """A place in a module's code that leaves for `rule`; its operands start `slot` bytes from the frame pointer."""
+
+    rule: Callable[[Call], Outcome | None]
+    immediate: Any
+    slot: int
+    row: Any
+
+
+class Call:
+    """One visit of a site: reads operands, writes results, knows the instance."""
+
+    __slots__ = ("address", "execution", "instance", "site")
+
+    def __init__(self, execution: NativeExecution, instance: ModuleInst, site: Site, frame: int) -> None:
+        self.execution = execution
+        self.instance = instance
+        self.site = site
+        self.address = frame + site.slot
+
+    def operands(self) -> list[Any]:
+        """The operands in engine form."""
+        return self.execution.read(self.address, self.site.row[-2])
+
+    def results(self, *values: Any) -> None:
+        """Put the results where they belong."""
+        self.execution.write(self.address, self.site.row[-1], values)
+
+
+RULES: dict[str, Callable[[Call], Outcome | None]] = {}
+
+
+def _rule(name: str) -> Callable[[Callable[[Call], Outcome | None]], Callable[[Call], Outcome | None]]:
+    def register(function: Callable[[Call], Outcome | None]) -> Callable[[Call], Outcome | None]:
+        RULES[name] = function
+        return function
+
+    return register
+
+
+def _within(start: int, count: int, size: int, code: TrapCode) -> None:
+    if start + count > size:
+        raise Trap(code)
+
+
+# Operators without stencils
+
+
+@_rule("*evaluate")
+def _evaluate(call: Call) -> None:
+    function, _, results = call.site.row
+    lanes = call.site.immediate
+    values = call.operands()
+    value = function(*values) if lanes is None else function(lanes, *values)
+    if len(results) == 1:
+        call.results(value)
+    else:
+        call.results(*value)
+
+
+@_rule("*access")
+def _access(call: Call) -> None:
+    code = call.site.row[0]
+    immediate, lane = call.site.immediate, 0
+    if code in LOAD_LANES or code in STORE_LANES:
+        immediate, lane = immediate
+    memidx, offset = immediate if isinstance(immediate, tuple) else (0, immediate)
+    view = call.instance.mems[memidx].view
+    values = call.operands()
+    address = values[0] + offset
+    nbytes = WIDTHS[code]
+    row = BY_CODE[code]
+    if row is not None and ".atomic" in row.name and address & (nbytes - 1):
+        raise Trap(TrapCode.UNALIGNED_ATOMIC)
+    _within(address, nbytes, len(view), TrapCode.MEMORY_OUT_OF_BOUNDS)
+    if code in LOADS:
+        call.results(LOADS[code](view, address))
+    elif code in STORES:
+        STORES[code](view, address, values[1])
+    elif code in LOAD_LANES:
+        call.results(LOAD_LANES[code](view, address, lane, values[1]))
+    else:
+        STORE_LANES[code](view, address, lane, values[1])
+
+
+# Memories
+
+
+@_rule("memory.grow")
+def _memory_grow(call: Call) -> Outcome | None:
+    memory = call.instance.mems[call.site.immediate]
+    (delta_pages,) = call.operands()
+    if memory.asks:
+        return call.execution.ask(Outcome.GROW, (memory, delta_pages, None), call)
+    finish_growth(call, (memory.grow(delta_pages),))
+    return None
+
+
+def finish_growth(call: Call, answer: tuple[Any, ...]) -> None:
+    """Charge a growth that went well, and tell the guest the previous size."""
+    (previous,) = answer
+    entity, delta = call.execution.growing or (call.instance.mems[call.site.immediate], call.operands()[-1])
+    if previous >= 0:
+        if isinstance(entity, MemInst):
+            call.execution.charge_bulk(delta * _PAGE_COST)
+        else:
+            call.execution.charge_bulk(delta * _ELEMENT_NBYTES // _BYTES_PER_UNIT)
+    call.results(previous & ((1 << entity.addrtype.value) - 1))
+
+
+@_rule("memory.fill")
+def _memory_fill(call: Call) -> None:
+    start, value, nbytes = call.operands()
+    memory = call.instance.mems[call.site.immediate]
+    _within(start, nbytes, len(memory.view), TrapCode.MEMORY_OUT_OF_BOUNDS)
+    call.execution.charge_bulk(nbytes // _BYTES_PER_UNIT)
+    memory.fill(start, value & 0xFF, nbytes)
+
+
+@_rule("memory.copy")
+def _memory_copy(call: Call) -> None:
+    target, source, nbytes = call.operands()
+    to, of = (call.instance.mems[index] for index in call.site.immediate)
+    _within(target, nbytes, len(to.view), TrapCode.MEMORY_OUT_OF_BOUNDS)
+    _within(source, nbytes, len(of.view), TrapCode.MEMORY_OUT_OF_BOUNDS)
+    call.execution.charge_bulk(nbytes // _BYTES_PER_UNIT)
+    to.copy(target, of, source, nbytes)
+
+
+@_rule("memory.init")
+def _memory_init(call: Call) -> None:
+    target, source, nbytes = call.operands()
+    data = call.instance.datas[call.site.immediate[0]].data
+    memory = call.instance.mems[call.site.immediate[1]]
+    _within(target, nbytes, len(memory.view), TrapCode.MEMORY_OUT_OF_BOUNDS)
+    _within(source, nbytes, len(data), TrapCode.MEMORY_OUT_OF_BOUNDS)
+    call.execution.charge_bulk(nbytes // _BYTES_PER_UNIT)
+    memory.init(target, data, source, nbytes)
+
+
+@_rule("data.drop")
+def _data_drop(call: Call) -> None:
+    call.instance.datas[call.site.immediate].drop()
+
+
+# Tables
+
+
+@_rule("table.get")
+def _table_get(call: Call) -> None:
+    (index,) = call.operands()
+    call.results(call.instance.tables[call.site.immediate].get(index))
+
+
+@_rule("table.set")
+def _table_set(call: Call) -> None:
+    index, value = call.operands()
+    call.instance.tables[call.site.immediate].set(index, value)
+
+
+@_rule("table.grow")
+def _table_grow(call: Call) -> Outcome | None:
+    value, delta = call.operands()
+    table = call.instance.tables[call.site.immediate]
+    call.execution.growing = (table, delta)
+    if table.asks:
+        return call.execution.ask(Outcome.GROW, (table, delta, value), call)
+    finish_growth(call, (table.grow(delta, value),))
+    call.execution.growing = None
+    return None
+
+
+@_rule("table.fill")
+def _table_fill(call: Call) -> None:
+    start, value, count = call.operands()
+    table = call.instance.tables[call.site.immediate]
+    _within(start, count, table.size, TrapCode.TABLE_OUT_OF_BOUNDS)
+    call.execution.charge_bulk(count * _ELEMENT_NBYTES // _BYTES_PER_UNIT)
+    table.fill(start, value, count)
+
+
+@_rule("table.copy")
+def _table_copy(call: Call) -> None:
+    target, source, count = call.operands()
+    to, of = (call.instance.tables[index] for index in call.site.immediate)
+    _within(target, count, to.size, TrapCode.TABLE_OUT_OF_BOUNDS)
+    _within(source, count, of.size, TrapCode.TABLE_OUT_OF_BOUNDS)
+    call.execution.charge_bulk(count * _ELEMENT_NBYTES // _BYTES_PER_UNIT)
+    to.copy(target, of, source, count)
+
+
+@_rule("table.init")
+def _table_init(call: Call) -> None:
+    target, source, count = call.operands()
+    elements = call.instance.elems[call.site.immediate[0]].elements
+    table = call.instance.tables[call.site.immediate[1]]
+    _within(target, count, table.size, TrapCode.TABLE_OUT_OF_BOUNDS)
+    _within(source, count, len(elements), TrapCode.TABLE_OUT_OF_BOUNDS)
+    call.execution.charge_bulk(count * _ELEMENT_NBYTES // _BYTES_PER_UNIT)
+    table.init(target, elements, source, count)
+
+
+@_rule("elem.drop")
+def _elem_drop(call: Call) -> None:
+    elem = call.instance.elems[call.site.immediate]
+    call.execution.engine.bury(elem.elements)
+    elem.drop()
+
+
+# References
+
+
+@_rule("ref.func")
+def _ref_func(call: Call) -> None:
+    call.results(call.instance.funcs[call.site.immediate])
+
+
+@_rule("global.get")
+def _global_get(call: Call) -> None:
+    instance_global = call.instance.globals[call.site.immediate]
+    call.execution.write(call.address, (instance_global.globaltype.valtype,), (instance_global.value,))
+
+
+@_rule("global.set")
+def _global_set(call: Call) -> None:
+    instance_global = call.instance.globals[call.site.immediate]
+    (value,) = call.execution.read(call.address, (instance_global.globaltype.valtype,))
+    instance_global.value = value
+
+
+@_rule("*type")
+def _check_type(call: Call) -> None:
+    """A call through a table whose function has another type than the one asked for: a subtype may do."""
+    function = call.execution.function_at(call.address)
+    if function is None or not function.deftype.is_subtype_of(call.instance.deftypes[call.site.immediate]):
+        raise Trap(TrapCode.INDIRECT_CALL_TYPE_MISMATCH)
+
+
+# Exceptions
+
+
+@_rule("throw")
+def _throw(call: Call) -> Outcome | None:
+    tag = call.instance.tags[call.site.immediate]
+    exception = ExnInst(call.instance.heap, tag, tuple(call.operands()))
+    return call.execution.unwind(exception)
+
+
+@_rule("throw_ref")
+def _throw_ref(call: Call) -> Outcome | None:
+    exception = call.execution.handle_at(call.address)
+    if exception is None:
+        raise Trap(TrapCode.NULL_EXCEPTION_REFERENCE)
+    return call.execution.unwind(exception)

@@ -1,0 +1,223 @@
+"""The stencils at run time: loads a blob, patches copies of its stencils, remembers the patched bytes.
+
+All but branches are position independent, so that one copy serves every function and module that needs the same
+operator on the same operands. Operands are small numbers: a slot of the frame, a register, or a constant.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ("C32", "C64", "CF", "F", "PAD", "R", "V", "Memo", "Stencils", "slot")
+
+# Entries of the compiler's operand stack: slots from 0, then what follows.
+R: Final = -1
+"""In the integer register."""
+F: Final = -2
+"""In the float register."""
+V: Final = -3
+"""A v128 in the float register."""
+PAD: Final = -4
+"""The second slot of the v128 below."""
+C32: Final = 1 << 40
+"""An i32 constant: C32 plus its bits."""
+C64: Final = 1 << 70
+CF: Final = 1 << 80
+"""A float constant: CF plus its bits."""
+
+_BIAS: Final = 128
+_MASK64: Final = (1 << 64) - 1
+_MEMO_ENTRIES: Final = 200_000
+
+
+def slot(index: int) -> int:
+    """Displacement of a slot from the frame pointer: biased, so that 32 slots are near."""
+    return 8 * index - _BIAS
+
+
+def _signed(value: int, bits: int) -> int:
+    return value - (1 << bits) if value >> bits - 1 else value
+
+
+def constant(entry: int) -> int:
+    """The value of a constant entry, signed."""
+    return _signed(entry - C64, 64) if entry >= C64 else _signed(entry - C32, 32)
+
+
+class Memo(dict[Any, Any]):
+    """Patched code by what it depends on; forgets everything when it has grown too large."""
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, key: Any) -> Any:
+        if len(self) > _MEMO_ENTRIES:
+            self.clear()
+        value = self[key] = self._make(*key)
+        return value
+
+
+_Patch = tuple[Callable[..., None], int, str, int, int | None]
+_BYTE, _WORD, _SIGNED, _QUAD = (struct.Struct(format_).pack_into for format_ in ("<b", "<I", "<i", "<q"))
+
+
+class Stencils:
+    """A blob: `labels` are offsets in certain stencils, `pool` the constants that code refers to."""
+
+    def __init__(self, path: Path) -> None:
+        data = path.read_bytes()
+        (length,) = struct.unpack_from("<I", data)
+        header = json.loads(data[4 : 4 + length])
+        body = data[4 + length :]
+        self.pool: bytes = body[: header["pool"]]
+        self.labels: dict[str, int] = header["labels"]
+        self._code: dict[str, bytes] = {}
+        self._holes: dict[str, list[tuple[int, int, str, int]]] = {}
+        for name, (start, nbytes, holes) in header["stencils"].items():
+            self._code[name] = body[start : start + nbytes]
+            self._holes[name] = holes
+        self._fixed = set(header["fixed"])
+        self._shapes: dict[tuple[str, int], tuple[bytes, list[_Patch], tuple[int, ...]]] = {}
+        self.code = Memo(self._operator)
+        self.store = Memo(self._store)
+        self.branch = Memo(self._branch)
+        self.fragment = Memo(self._fragment)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._code
+
+    def raw(self, name: str) -> bytes:
+        """Return the bytes of a routine, which has no holes."""
+        if self._holes[name]:
+            raise RuntimeError(f"{name} has holes")
+        return self._code[name]
+
+    def patch(self, name: str, shrink: bool, values: dict[str, int]) -> tuple[bytes, tuple[int, ...]]:
+        """Return a patched copy, and where in it branch displacements are.
+
+        Raises:
+            struct.error: If a value does not fit its hole.
+        """
+        narrow = 0
+        if shrink and name not in self._fixed:
+            for number, (_, kind, symbol, addend) in enumerate(self._holes[name]):
+                if kind == 11 and symbol in _SHRINKABLE and -128 <= values[symbol] + addend < 128:
+                    narrow |= 1 << number
+        shape = self._shapes.get((name, narrow))
+        if shape is None:
+            shape = self._shapes[name, narrow] = self._shape(name, narrow)
+        code, patches, targets = shape
+        if not patches:
+            return code, targets
+        copy = bytearray(code)
+        for put, offset, symbol, addend, mask in patches:
+            value = values[symbol] + addend
+            put(copy, offset, value if mask is None else value & mask)
+        return bytes(copy), targets
+
+    def _shape(self, name: str, narrow: int) -> tuple[bytes, list[_Patch], tuple[int, ...]]:
+        code = bytearray(self._code[name])
+        cut = 0
+        targets = []
+        patches: list[_Patch] = []
+        for number, (start, kind, symbol, addend) in enumerate(self._holes[name]):
+            offset = start - cut
+            if symbol == "TARGET":
+                targets.append(offset)
+            elif narrow >> number & 1 and (at := _modrm(code, offset, symbol)) >= 0:
+                code[at] -= 0x40  # from a displacement of 32 bits to one of 8
+                code[offset : offset + 4] = b"\0"
+                cut += 3
+                patches.append((_BYTE, offset, symbol, addend, None))
+            elif kind == 1:
+                patches.append((_QUAD, offset, symbol, addend, None))
+            elif kind == 11:
+                patches.append((_SIGNED, offset, symbol, addend, None))
+            else:
+                patches.append((_WORD, offset, symbol, addend, None))
+        return bytes(code), patches, tuple(targets)
+
+    # What the memos make
+
+    def _operator(self, code: int, a: int, b: int | None = None, access: tuple[str, int, int, int] | None = None) -> bytes:
+        return self._select(f"{code:x}", "", a, b, access)[0]
+
+    def _branch(self, code: int, a: int, b: int | None, sense: str) -> tuple[bytes, tuple[int, ...]]:
+        return self._select(f"{code:x}", sense, a, b, None)
+
+    def _select(
+        self, name: str, sense: str, a: int, b: int | None, access: tuple[str, int, int, int] | None
+    ) -> tuple[bytes, tuple[int, ...]]:
+        """The stencil for operands *a* and *b*; constants only: the first goes through R. `access`: see the compiler."""
+        values: dict[str, int] = {}
+        before = b""
+        kind = _kind(a)
+        if access is not None:
+            memory, offset, nbytes, pointer = access
+            values |= {"HO": offset, "HE": offset + nbytes, "HM": pointer}
+            name += f".{memory}" if memory else ""
+        second = "" if b is None else _kind(b)
+        if kind == "C" and second in ("", "C") and f"{name}.{kind}{second}{sense}" not in self._code:
+            before = self.integer(a)
+            kind = "R"
+        for letter, entry, hole in ((kind, a, "A"), (second, b, "B")):
+            if letter == "S" and entry is not None:
+                values["H" + hole] = slot(entry)
+            elif letter == "C" and entry is not None:
+                values["K" + hole] = value = constant(entry)
+                values["W" + hole] = value & 0xFFFFFFFF
+        code, targets = self.patch(f"{name}.{kind}{second}{sense}", True, values)
+        return before + code, tuple(target + len(before) for target in targets)
+
+    def integer(self, entry: int) -> bytes:
+        """Code that brings an integer entry into R."""
+        if entry == R:
+            return b""
+        if entry < C32:
+            return self.patch("ldR", True, {"HA": slot(entry)})[0]
+        value = constant(entry)
+        if entry < C64 or 0 <= value:
+            return self.patch("immR", False, {"WA": value & 0xFFFFFFFF})[0]
+        return self.patch("imm64R", False, {"HQ": value})[0]
+
+    def _store(self, entry: int, index: int) -> bytes:
+        """Code that puts an entry of any type but v128 constants into a slot."""
+        values = {"HA": slot(index)}
+        if entry >= C32:
+            bits = (entry - CF if entry >= CF else entry - C64 if entry >= C64 else entry - C32) & _MASK64
+            # The upper half of an i32 means nothing, so that every i32 fits.
+            value = _signed(bits & 0xFFFFFFFF, 32) if entry < C64 else _signed(bits, 64)
+            if -(1 << 31) <= value < 1 << 31:
+                return self.patch("stC", True, values | {"KB": value})[0]
+            return self.patch("imm64S", True, values | {"HQ": value})[0]
+        if entry >= 0:
+            return self.patch("mov", True, values | {"HB": slot(entry)})[0]
+        return self.patch({R: "stR", F: "stF", V: "stV"}[entry], True, values)[0]
+
+    def _fragment(self, name: str, *values: int | str) -> bytes:
+        """A fragment with holes given as name, value, name, value ...; displacements keep their size."""
+        holes = dict(zip(values[::2], values[1::2], strict=True))
+        return self.patch(name, False, holes)[0]  # type: ignore[arg-type]
+
+
+_SHRINKABLE: Final = frozenset(("HA", "HB", "HO", "HE"))
+
+
+def _modrm(code: bytearray, offset: int, symbol: str) -> int:
+    """Where the ModRM byte is of an instruction with a displacement at *offset* from rbp (HO, HE: any register); or -1."""
+    if symbol in ("HO", "HE"):
+        if code[offset - 2] & 0xC7 == 0x84:
+            return offset - 2
+        return offset - 1 if code[offset - 1] & 0xC0 == 0x80 and code[offset - 1] & 7 != 4 else -1
+    return offset - 1 if code[offset - 1] & 0xC7 == 0x85 else -1
+
+
+def _kind(entry: int) -> str:
+    if entry >= 0:
+        return "S" if entry < C32 else "C"
+    return "R" if entry == R else "F"

@@ -33,7 +33,8 @@ OUTSIDE = {
     "asyncio": (),
     "trio": (),
     "sniffio": (),
-    "llvmlite": (),
+    # Builds machine code when a wheel is made; nothing that runs imports it.
+    "llvmlite": ("engine",),
 }
 
 DEPTH = {part: depth for depth, parts in enumerate(LAYERS) for part in parts}

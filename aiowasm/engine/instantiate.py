@@ -68,7 +68,8 @@ class _Instantiation:
             if isinstance(entity, FuncInst):
                 instance.funcs[len(instance.funcs)] = entity
             else:
-                spaces[type(entity)].append(entity)
+                # Engines have classes of their own for some of them.
+                next(space for kind, space in spaces.items() if isinstance(entity, kind)).append(entity)
         instance.mems.extend(self.engine.memory(memtype, self.bounds.memory_nbytes) for memtype in module.mems)
         instance.tags.extend(TagInst(deftype) for deftype in validated.tags[len(instance.tags) :])
         for definition in module.globals:

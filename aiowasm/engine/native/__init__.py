@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
-from aiowasm.engine.native.platform import available
+from typing import TYPE_CHECKING, Any
 
-__all__ = ("available",)
+from aiowasm.engine.native.platform import why_not
+
+if TYPE_CHECKING:
+    from aiowasm.engine.native.engine import Native
+
+__all__ = ("Native", "why_not")
+
+
+def __getattr__(name: str) -> Any:
+    # Importing the engine costs time that asking `why_not` must not.
+    if name == "Native":
+        from aiowasm.engine.native.engine import Native  # noqa: PLC0415
+
+        return Native
+    raise AttributeError(name)

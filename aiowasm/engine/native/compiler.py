@@ -1,4 +1,4 @@
-"""From a function's record to machine code: one walk over its operators, operands tracked lazily, stencils strung together.
+"""From a function's record to machine code: one walk over its operators strings stencils together.
 
 An operand is where it is: a slot, the integer register, the float register, or a constant. `local.get` and constants
 emit nothing. At labels, calls and check points every operand has its own ("canonical") slot or is known at compile
@@ -20,17 +20,18 @@ from aiowasm.engine.native.stencils import C32, C64, CF, PAD, F, R, Stencils, V,
 from aiowasm.engine.operators import EVALUATE
 from aiowasm.engine.storage import WIDTHS
 from aiowasm.errors import LimitError
-from aiowasm.syntax.instructions import BY_CODE, BY_NAME, INSTRUCTIONS
-from aiowasm.syntax.types import AddressType, FuncType, NumType, RefType, ValType
+from aiowasm.syntax.instructions import BY_NAME, INSTRUCTIONS
+from aiowasm.syntax.types import AddressType, NumType, ValType
 
 if TYPE_CHECKING:
     from aiowasm.validation.module import ValidatedModule
     from aiowasm.validation.record import Block, FunctionRecord
 
-__all__ = ("Compiled", "Layout", "Landing", "compile_function", "slots_of")
+__all__ = ("Compiled", "Landing", "Layout", "compile_function", "slots_of")
 
 _V128: Final = NumType.V128
 _LAZY: Final = 48
+_PUSHED: Final = 4  # no operator pushes more lazy operands
 _STEP: Final = 2000
 _MAX_CODE_NBYTES: Final = 1 << 28  # ours: labels with a thousand values make much of little
 _NEAR: Final = (1 << 31) - 64  # offsets of loads and stores that fit an instruction
@@ -57,19 +58,42 @@ class Layout:
         self.nbytes = at
 
 
+DELEGATE: Final = 4
+"""The kind of a landing that gives exceptions to those around operator `outer`."""
+
+
 class Landing:
-    """Where an exception goes on: a clause of a try block that covers operators start < i < end."""
+    """Where an exception goes on: a clause of a try block that covers operators start < i < end.
 
-    __slots__ = ("end", "kind", "offset", "slot", "start", "tagidx", "target")
+    `keeps` says that code may rethrow what was caught (legacy exceptions).
+    """
 
-    def __init__(self, start: int, end: int, kind: int, tagidx: int | None, target: Block) -> None:
+    __slots__ = ("end", "keeps", "kind", "offset", "outer", "slot", "start", "tagidx")
+
+    def __init__(self, start: int, end: int, kind: int, tagidx: int | None, target: Block | int) -> None:
         self.start = start
         self.end = end
         self.kind = kind
         self.tagidx = tagidx
-        self.target = target
+        self.keeps = isinstance(target, int)
+        self.outer = target.start if kind == DELEGATE and not isinstance(target, int) else -1
         self.offset = 0
         self.slot = 0
+
+
+def _landings(record: FunctionRecord) -> tuple[list[Landing], dict[int, list[Landing]]]:
+    """All landings, innermost first, and by what they lead to: the id of a block, or the index of a catch."""
+    landings = []
+    of: dict[int, list[Landing]] = {}
+    for block in reversed(record.tries):
+        # The catches of a legacy try do not guard one another: what it guards ends with the first of them.
+        end = min([target for _, _, target in block.catches if isinstance(target, int)], default=block.end)
+        for kind, tagidx, target in block.catches:
+            landing = Landing(block.start, end, kind, tagidx, target)
+            landings.append(landing)
+            if kind != DELEGATE:
+                of.setdefault(target if isinstance(target, int) else id(target), []).append(landing)
+    return landings, of
 
 
 class Compiled:
@@ -93,8 +117,8 @@ class Compiled:
     CONST64, CONSTF, FLOAT2, INT1, FLOAT1, COMPARE1, INDIRECT, RETURN, UNREACHABLE, BR_TABLE, DROP, SELECT,
     GLOBAL_GET, GLOBAL_SET, WRAP, NOP, MEMORY_SIZE, RULE, REF_NULL, REF_IS_NULL, NON_NULL, BR_ON_NULL,
     BR_ON_NON_NULL, CALL_REF, TAIL, TAIL_INDIRECT, TAIL_REF, TABLE_SIZE, CONSTV, TRY_TABLE, THROW,
-    UNSUPPORTED,
-) = range(48)  # fmt: skip
+    CATCH, BR_ON_CAST, UNSUPPORTED,
+) = range(50)  # fmt: skip
 
 _NAMED: Final = {
     "local.get": GET,
@@ -139,8 +163,18 @@ _NAMED: Final = {
     "try_table": TRY_TABLE,
     "throw": THROW,
     "throw_ref": THROW,
+    "rethrow": THROW,
+    "try": TRY_TABLE,
+    "catch": CATCH,
+    "catch_all": CATCH,
+    "delegate": END,
+    "br_on_cast": BR_ON_CAST,
+    "br_on_cast_fail": BR_ON_CAST,
+    "any.convert_extern": NOP,
+    "extern.convert_any": NOP,
 }
-_WORDS: Final = {"i32": NumType.I32, "i64": NumType.I64, "f32": NumType.F32, "f64": NumType.F64, "v128": NumType.V128}
+LEAVING: Final = frozenset(("ref.test", "ref.test_null", "ref.cast", "ref.cast_null"))
+"""Names of instructions that leave for a rule of another name."""
 _EQZ: Final = BY_NAME["i32.eqz"].code
 _BR_IF_CODE: Final = BY_NAME["br_if"].code
 _IF_CODE: Final = BY_NAME["if"].code
@@ -155,7 +189,7 @@ def _treatment(stencils: Stencils) -> list[int]:
             table[code] = _NAMED[row.name]
         elif row.type is not None and _has_stencils(stencils, code):
             table[code] = _class_of(row.type, row.operation.family if row.operation else "")
-        elif row.name in RULES or code in EVALUATE or code in WIDTHS:
+        elif row.name in RULES or row.name in LEAVING or code in EVALUATE or code in WIDTHS:
             table[code] = RULE
     return table
 
@@ -197,7 +231,7 @@ _LOADED: Final = {
 
 
 OTHERS: dict[int, Callable[[Compiler, int, Any, int], None]] = {}
-"""Treatment -> handler (compiler, opcode, immediate, index), for operators that are not hot; filled by `operators.py`."""
+"""Treatment -> handler (compiler, opcode, immediate, index), for rarer operators; filled by `operators.py`."""
 
 
 class Label:
@@ -246,15 +280,7 @@ class Compiler:
         self.nparams = slots_of(tuple(locals_[i] for i in range(record.nparams)))
         self.slots = len(locals_) + record.max_height + SLOTS_PER_FRAME
         self.dead = False
-        self.landings = [
-            Landing(block.start, block.end, kind, tagidx, target)
-            for block in reversed(record.tries)
-            for kind, tagidx, target in block.catches
-            if not isinstance(target, int)
-        ]
-        self.landings_of: dict[int, list[Landing]] = {}
-        for landing in self.landings:
-            self.landings_of.setdefault(id(landing.target), []).append(landing)
+        self.landings, self.landings_of = _landings(record)
 
     # Operands
 
@@ -282,7 +308,9 @@ class Compiler:
     def flush(self, low: int) -> None:
         """Make operands from *low* on canonical, and take lower ones out of registers."""
         stack, nlocals = self.stack, self.nlocals
-        for at in range(min(len(stack), _LAZY + 2)):
+        top = len(stack)
+        # Of a deep stack only the top can be lazy, or all of it if it has just become deep.
+        for at in range(top) if top <= _LAZY + _PUSHED else range(top - _PUSHED, top):
             entry = stack[at]
             if entry < 0 or (at >= low and entry != nlocals + at):
                 self._settle(at)
@@ -417,9 +445,7 @@ class Compiler:
             # Fixups are relative to their own end; entries of br_table to their table.
             (value,) = struct.unpack_from("<i", out, entry)
             _pack_into("<i", out, entry, value + entry + 4 - table)
-        return Compiled(
-            bytes(out), self.stencils.labels["enter_entry"], self.slots, self.landings, self.marks or []
-        )
+        return Compiled(bytes(out), self.stencils.labels["enter_entry"], self.slots, self.landings, self.marks or [])
 
     def prologue(self) -> None:
         stencils = self.stencils
@@ -435,8 +461,9 @@ class Compiler:
     def walk(self, index: int, stop: int) -> int:
         """Compile operators from *index* on until *stop* (or one or two more); returns the next."""
         record = self.record
-        ops, immediates, cost = record.ops, record.immediates, record.cost
-        stencils, stack, nlocals, places = self.stencils, self.stack, self.nlocals, self.places
+        ops, cost = record.ops, record.cost
+        immediates: list[Any] = record.immediates
+        stencils, stack, _nlocals, places = self.stencils, self.stack, self.nlocals, self.places
         code, store, treatment = stencils.code, stencils.store, _treatment_of(stencils)
         out, marks = self.out, self.marks
         last = len(ops) - 1
@@ -463,7 +490,7 @@ class Compiler:
                     self._settle(stack.index(R))
                 out += code[op, first, second]
                 stack.append(R)
-            elif kind == SET or kind == TEE:
+            elif kind in (SET, TEE):
                 if simple:
                     local = immediates[index]
                     entry = stack.pop()
@@ -477,12 +504,8 @@ class Compiler:
                     self.set_local(immediates[index], kind == TEE)
             elif kind == LOAD:
                 self.load(op, immediates[index])
-            elif kind == COMPARE2 or kind == COMPARE1:
-                second = stack.pop() if kind == COMPARE2 else None
-                first = stack.pop()
-                if second is not None and (first >= CF or second >= CF):
-                    first = self.float_operand(first, len(stack))
-                    second = self.float_operand(second, len(stack) + 1)
+            elif kind in (COMPARE2, COMPARE1):
+                left, right = self.compared(kind)
                 sense, following = True, index + 1
                 if index < last and index not in cost:
                     if ops[following] == _EQZ and following not in cost and following < last:
@@ -491,7 +514,7 @@ class Compiler:
                     if follower == _BR_IF_CODE:
                         label = self.labels[immediates[following].depth]
                         if not label.arity:
-                            self.branch_to(label, self.fused(op, first, second, sense))
+                            self.branch_to(label, self.fused(op, left, right, sense))
                             if marks is not None:
                                 marks.extend([len(out)] * (following - index))
                             index = following
@@ -502,7 +525,7 @@ class Compiler:
                     elif follower == _IF_CODE:
                         self.flush(0)
                         label = self.open(immediates[following])
-                        label.otherwise = self.fused_if(op, first, second, not sense)
+                        label.otherwise = self.fused_if(op, left, right, not sense)
                         if marks is not None:
                             marks.extend([len(out)] * (following - index))
                         index = following
@@ -512,7 +535,7 @@ class Compiler:
                         continue
                 if len(stack) <= _LAZY and R in stack:
                     self._settle(stack.index(R))
-                out += code[op, first, second] if second is not None else code[op, first]
+                out += code[op, left, right] if right is not None else code[op, left]
                 stack.append(R)
             elif kind == STORE:
                 self.store(op, immediates[index])
@@ -536,7 +559,7 @@ class Compiler:
                 # Slots and R hold i32 with any upper half.
                 if stack[-1] >= C64:
                     stack[-1] = C32 + (stack[-1] - C64 & 0xFFFFFFFF)
-            elif kind == INT1 or kind == FLOAT1:
+            elif kind in (INT1, FLOAT1):
                 first = stack.pop()
                 if first >= CF:
                     first = self.float_operand(first, len(stack))
@@ -558,6 +581,16 @@ class Compiler:
                 self.charge(index, cost[index])
             index += 1
         return index
+
+    def compared(self, kind: int) -> tuple[int, int | None]:
+        """Pop the operands of a comparison."""
+        stack = self.stack
+        if kind == COMPARE1:
+            return stack.pop(), None
+        second, first = stack.pop(), stack.pop()
+        if first >= CF or second >= CF:
+            return self.float_operand(first, len(stack)), self.float_operand(second, len(stack) + 1)
+        return first, second
 
     def save_aliases(self, place: int) -> None:
         """Give operands that are the local at *place* their own slots, before it changes."""
@@ -601,11 +634,8 @@ class Compiler:
 
     # Memory
 
-    def access(self, immediate: Any, nbytes: int, at: int) -> tuple[str, int, int, int] | None:
-        """What an access adds to the choice of a stencil: (variant, offset, bytes, place of the memory's pointer).
-
-        None: the offset is too large for an instruction, and the address at *at* must be prepared.
-        """
+    def access(self, immediate: Any, nbytes: int) -> tuple[str, int, int, int]:
+        """What an access adds to the choice of a stencil: variant, offset, bytes, place of the memory's pointer."""
         memidx, offset = immediate if isinstance(immediate, tuple) else (0, immediate)
         wide = self.validated.mems[memidx].addrtype is AddressType.I64
         variant = ("m" if memidx else "") + ("w" if wide else "")
@@ -625,7 +655,7 @@ class Compiler:
         stack = self.stack
         address = stack.pop()
         nbytes = WIDTHS[op]
-        access = self.access(immediate, nbytes, len(stack))
+        access = self.access(immediate, nbytes)
         if access[1] > _NEAR:
             access = self.large_offset(address, immediate, nbytes)
             address = R
@@ -649,7 +679,7 @@ class Compiler:
             value = self.float_operand(value, at)
         address = stack.pop()
         nbytes = WIDTHS[op]
-        access = self.access(immediate, nbytes, at)
+        access = self.access(immediate, nbytes)
         if access[1] > _NEAR:
             if value == R or value >= C32:
                 self.out += self.stencils.store[value, self.nlocals + at]
@@ -672,7 +702,8 @@ class Compiler:
         """A comparison and a branch that is taken if it comes out as *sense*."""
         if first >= C32 and (second is None or second >= C32):
             self.spill(R)
-        return self.stencils.branch[op, first, second, ".t" if sense else ".f"]
+        found: tuple[bytes, tuple[int, ...]] = self.stencils.branch[op, first, second, ".t" if sense else ".f"]
+        return found
 
     def fused_if(self, op: int, first: int, second: int | None, sense: bool) -> int:
         """A comparison and a branch to an else that is not known yet; returns its fixup."""
@@ -734,9 +765,9 @@ class Compiler:
         del self.stack[label.base :]
         self.push_slots(slots_of(label.block.params))
 
-    def land(self, block: Block, offset: int, place: int) -> None:
-        """Tell clauses whose target is *block* where it is."""
-        for landing in self.landings_of.get(id(block), ()):
+    def land(self, target: Block | int, offset: int, place: int) -> None:
+        """Tell clauses whose target is a block, or a catch, where it is."""
+        for landing in self.landings_of.get(target if isinstance(target, int) else id(target), ()):
             landing.offset, landing.slot = offset, slot(place)
 
 
@@ -751,6 +782,10 @@ def compile_function(
     """Compile a function in steps: yields now and then, returns its code.
 
     Args:
+        validated: The module.
+        record: The function's, from its validation.
+        layout: Of the module's instances.
+        stencils: What code is made of.
         sites: Numbered places where code leaves for a rule; those of this function are added.
         marks: A list to fill with the offset of each operator.
 

@@ -1,4 +1,4 @@
-"""The native engine: what an `Engine` of `engine.base` needs, on machine code. `available()` says whether it can run."""
+"""The native engine: what an `Engine` of `engine.base` needs, on machine code. `why_not()` says whether it can run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from aiowasm.engine.native.module import ModuleCode, code_of
 from aiowasm.engine.native.platform import load_stencils
 from aiowasm.engine.native.stack import GuestStack, StackPool
 from aiowasm.errors import LinkError
-from aiowasm.features import Feature
 from aiowasm.syntax.types import ArrayType, StructType
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from aiowasm.syntax.types import GlobalType, MemType, TableType
     from aiowasm.validation.module import ValidatedModule
 
-__all__ = ("NativeEngine", "NativeInstance")
+__all__ = ("Native", "NativeInstance")
 
 _EMPTY_MEMORY = (ctypes.c_uint64 * 2)()
 _CANONICAL_NAN64: Final = 0x7FF8_0000_0000_0000
@@ -82,7 +81,7 @@ class NativeInstance:
         self.address = ctypes.addressof(self._block)
         self._descriptors: dict[int, Any] = {}
 
-    def fill(self, instance: ModuleInst, engine: NativeEngine) -> None:
+    def fill(self, instance: ModuleInst, engine: Native) -> None:
         """Point to the entities of *instance*, which is complete but for its segments."""
         layout, block = self.code.layout, self._block
         block[Instance.MEMORY // 8] = ctypes.addressof(_EMPTY_MEMORY)
@@ -123,11 +122,11 @@ class NativeInstance:
         return descriptor
 
 
-class NativeEngine:
+class Native:
     """The `Engine` of `engine.base` on machine code.
 
     Raises:
-        RuntimeError: If this process cannot run it; `available` says why.
+        RuntimeError: If this process cannot run it; `why_not` says why.
     """
 
     name = "native"
@@ -156,8 +155,6 @@ class NativeEngine:
         """Return the name of a feature of *validated* that this engine lacks, or None."""
         if any(isinstance(deftype.comptype, StructType | ArrayType) for deftype in validated.deftypes):
             return "gc"
-        if Feature.LEGACY_EXCEPTIONS in validated.features and validated.tags:
-            return "legacy_exceptions"
         return None
 
     def memory(self, memtype: MemType, max_nbytes: int) -> NativeMemory:

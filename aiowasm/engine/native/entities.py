@@ -16,7 +16,7 @@ from aiowasm.engine.table import TableInst
 from aiowasm.syntax.types import GlobalType, MemType, NumType, RefType, TableType
 
 if TYPE_CHECKING:
-    from aiowasm.engine.native.engine import NativeEngine
+    from aiowasm.engine.native.engine import Native
 
 __all__ = ("NativeGlobal", "NativeMemory", "NativeTable")
 
@@ -54,7 +54,7 @@ class NativeTable(TableInst):
 
     __slots__ = ("_block", "_engine", "_mirror", "address")
 
-    def __init__(self, tabletype: TableType, init: Reference, max_elements: int, engine: NativeEngine) -> None:
+    def __init__(self, tabletype: TableType, init: Reference, max_elements: int, engine: Native) -> None:
         super().__init__(tabletype, init, max_elements)
         self._engine = engine
         self._block = (ctypes.c_uint64 * 2)()
@@ -127,18 +127,28 @@ class NativeTable(TableInst):
 class NativeGlobal(GlobalInst):
     """A global; a number lives in 16 bytes at `address`, a reference in the cell."""
 
-    __slots__ = ("_block", "_engine", "address")
+    __slots__ = ("_block", "_engine", "_functions", "address")
 
-    def __init__(self, globaltype: GlobalType, value: Any, engine: NativeEngine) -> None:
+    def __init__(self, globaltype: GlobalType, value: Any, engine: Native) -> None:
         super().__init__(globaltype, value)
         self._engine = engine
+        self._functions = isinstance(globaltype.valtype, RefType) and is_function_type(globaltype.valtype)
         self._block = (ctypes.c_uint64 * 2)()
         self.address = ctypes.addressof(self._block)
         if isinstance(globaltype.valtype, NumType):
-            self._block[:] = to_slots(globaltype.valtype, value)
+            self._block[0], self._block[1] = to_slots(globaltype.valtype, value)
             if globaltype.mutable:
                 # What closes over the cell would miss what guests set.
                 self.cell = CellType()
+        else:
+            self._reflect(value)
+
+    def _reflect(self, reference: Any) -> None:
+        """Let generated code see a function; other references it asks Python for."""
+        if isinstance(reference, FuncInst) and self._functions:
+            self._block[0] = self._engine.descriptor(reference)
+        else:
+            self._block[0] = 0
 
     @property
     def value(self) -> Any:
@@ -156,5 +166,6 @@ class NativeGlobal(GlobalInst):
             if isinstance(before, FuncInst):
                 self._engine.bury((before,))
             self.cell.cell_contents = value
+            self._reflect(value)
         else:
-            self._block[:] = to_slots(valtype, value)
+            self._block[0], self._block[1] = to_slots(valtype, value)

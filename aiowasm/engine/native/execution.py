@@ -17,7 +17,7 @@ from aiowasm.engine.base import HostReturned, Outcome, Thrown
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.heap import ExnInst
 from aiowasm.engine.native.code import find
-from aiowasm.engine.native.compiler import slots_of
+from aiowasm.engine.native.compiler import DELEGATE, slots_of
 from aiowasm.engine.native.layout import Activation, Status
 from aiowasm.engine.native.module import Function
 from aiowasm.engine.native.rules import Call, finish_growth
@@ -27,7 +27,9 @@ from aiowasm.syntax.types import AbsHeapType, FuncType, NumType, RefType, ValTyp
 
 if TYPE_CHECKING:
     from aiowasm.engine.instance import ModuleInst
-    from aiowasm.engine.native.engine import NativeEngine
+    from aiowasm.engine.memory import Waiter
+    from aiowasm.engine.native.compiler import Landing
+    from aiowasm.engine.native.engine import Native
     from aiowasm.engine.native.stack import GuestStack
 
 __all__ = ("NativeExecution",)
@@ -46,6 +48,7 @@ _SHORT_UNITS: Final = 20_000
 """Fuel that is run holding the GIL: about 20 us. Whoever needs more releases it."""
 _COMPILE_NS: Final = 1_000_000
 _SAVED_WORDS: Final = 7  # what the switch has pushed, with its return address
+_SAVED_RBX: Final = 4
 _HANDLE: Final = 0x7E57_0000_0000_0000
 _HANDLES_MIN: Final = 4096
 _SUBTRACT: Final = 3  # bytes before the number in `subq $n, %rbp`
@@ -58,7 +61,7 @@ class _Place(NamedTuple):
     offset: int
     instance: ModuleInst
     frame: int
-    index: int
+    at: int
     """Index on the stack of the word that points into this frame's code."""
     depth_room: int
     """What unwinding to it gives back of the depth limit: frames that crossed instances."""
@@ -69,7 +72,7 @@ class NativeExecution:
 
     def __init__(
         self,
-        engine: NativeEngine,
+        engine: Native,
         func: FuncInst,
         arguments: tuple[Any, ...],
         limit: int,
@@ -95,6 +98,8 @@ class NativeExecution:
         self._started = False
         self._over = False
         self._asking: Call | None = None
+        self._waiter: Waiter | None = None
+        self._caught: dict[tuple[int, int], ExnInst] = {}
         self._compiling: Generator[None, None, None] | None = None
         self._landing_due: ExnInst | None = None
         self._finished_host = False
@@ -211,6 +216,9 @@ class NativeExecution:
     def deliver(self, results: tuple[Any, ...]) -> None:
         """Answer a host call, a growth or a wait with *results* in engine form."""
         asking, self._asking = self._asking, None
+        if asking is not None and self._wait_no_more():
+            asking.results(*results)
+            return
         if asking is not None:
             finish_growth(asking, results)
             self.growing = None
@@ -235,6 +243,7 @@ class NativeExecution:
     def discard(self) -> None:
         """Drop all frames and give back what they hold."""
         self._over = True
+        self._wait_no_more()
         self._release()
 
     def resume(self, slice_fuel: int) -> Outcome:
@@ -294,10 +303,10 @@ class NativeExecution:
         at = self._at(sp)
         longs[_SP] = sp
         # As the switch would have pushed them: r15 r14 r13 r12 rbx rbp, then where to go on.
-        longs[at : at + 8] = (
+        longs[at : at + 8] = [
             *(self.engine.native(func.instance).address, 0, stack.activation, 0, descriptor, stack.values + _BIAS),
             *(self.engine.routines["rt_entry"], 0),
-        )
+        ]
         self.write(stack.values, functype.params, arguments)
         return None
 
@@ -351,12 +360,17 @@ class NativeExecution:
             if instance is None:
                 raise RuntimeError("an instance is gone that has a frame")
             site = native.code.sites[longs[_ARGUMENT] & 0xFFFFFFFF]
-            return site.rule(Call(self, instance, site, longs[_FRAME]))
+            answer: Outcome | None = site.rule(Call(self, instance, site, longs[_FRAME]))
+            return answer
         if status == Status.LAZY:
             return self._lazy()
         if status == Status.EXHAUSTED:
             raise Trap(TrapCode.CALL_STACK_EXHAUSTED)
-        raise Trap(Activation.TRAPS[status - Status.TRAP])
+        code = Activation.TRAPS[status - Status.TRAP]
+        if code is TrapCode.UNINITIALIZED_ELEMENT:
+            index = longs[self._at(longs[_SP]) + _SAVED_RBX]
+            raise Trap(code, str(index & _MASK))
+        raise Trap(code)
 
     def _host(self) -> Outcome | None:
         longs = self._longs
@@ -426,6 +440,20 @@ class NativeExecution:
         self.arguments = arguments
         return outcome
 
+    def wait(self, waiter: Waiter, timeout_ns: int, call: Call) -> Outcome:
+        """Leave for memory.atomic.wait."""
+        self._waiter = waiter
+        self._asking = call
+        self.arguments = (waiter, timeout_ns)
+        return Outcome.WAIT
+
+    def _wait_no_more(self) -> bool:
+        waiter, self._waiter = self._waiter, None
+        if waiter is None:
+            return False
+        waiter.cancel()
+        return True
+
     # How it ends
 
     def _end(self, outcome: Outcome) -> Outcome:
@@ -453,6 +481,7 @@ class NativeExecution:
         self._handles.clear()
         self._handle_of.clear()
         self._kept.clear()
+        self._caught.clear()
 
     def __del__(self) -> None:
         if self._stack is not None:
@@ -517,19 +546,19 @@ class NativeExecution:
         """Go on at the innermost handler of *exception*; THROWN if there is none."""
         slots = 0
         for place in self._walk(called=called):
-            if place.function.landings:
-                at = place.function.operator(place.offset)
-                for landing in place.function.landings:
-                    if landing.start < at < landing.end and (
-                        landing.kind > 1 or place.instance.tags[landing.tagidx or 0] is exception.tag
-                    ):
-                        self._land(place, landing, exception, slots)
-                        return None
+            landing = _handler(place, exception) if place.function.landings else None
+            if landing is not None:
+                self._land(place, landing, exception, slots)
+                return None
             slots += place.function.slots
         self.exception = exception
         return self._end(Outcome.THROWN)
 
-    def _land(self, place: _Place, landing: Any, exception: ExnInst, slots: int) -> None:
+    def rethrow(self, start: int) -> Outcome | None:
+        """Throw again what the legacy try that starts at operator *start* of the innermost frame caught last."""
+        return self.unwind(self._caught[self._longs[_FRAME], start])
+
+    def _land(self, place: _Place, landing: Landing, exception: ExnInst, slots: int) -> None:
         longs = self._longs
         address = place.frame + landing.slot
         types: tuple[ValType, ...] = ()
@@ -539,6 +568,8 @@ class NativeExecution:
             types = comptype.params if isinstance(comptype, FuncType) else ()
             values = exception.values
         self.write(address, types, values)
+        if landing.keeps:
+            self._caught[place.frame, landing.start] = exception
         if landing.kind & 1:
             longs[self._at(address) + slots_of(types)] = self._raw(_EXNREF, exception)
         longs[_SLOTS] += slots
@@ -548,8 +579,21 @@ class NativeExecution:
         longs[sp + _SAVED_WORDS - 1] = self.engine.routines["rt_land"]
         start = place.function.entry - self.engine.stencils.labels["enter_entry"]
         longs[Activation.TARGET // 8] = start + landing.offset
-        longs[Activation.TARGET_SP // 8] = longs[_SP] + 8 * (place.index + 1 - sp)
+        longs[Activation.TARGET_SP // 8] = longs[_SP] + 8 * (place.at + 1 - sp)
         longs[Activation.TARGET_FRAME // 8] = place.frame
+
+
+def _handler(place: _Place, exception: ExnInst) -> Landing | None:
+    """The innermost handler of *exception* around where a frame is."""
+    outermost = at = place.function.operator(place.offset)
+    for landing in place.function.landings:
+        if landing.start > outermost or not landing.start < at < landing.end:
+            continue
+        if landing.kind == DELEGATE:
+            outermost = landing.outer
+        elif landing.kind > 1 or place.instance.tags[landing.tagidx or 0] is exception.tag:
+            return landing
+    return None
 
 
 def _functype(func: FuncInst) -> FuncType:

@@ -9,6 +9,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import aiowasm.engine.native.operators  # noqa: F401 - fills the compiler's table
+from aiowasm.engine.instance import function_name
 from aiowasm.engine.native.code import CodeSpace
 from aiowasm.engine.native.compiler import Compiled, Landing, Layout, compile_function
 from aiowasm.engine.native.layout import Activation
@@ -57,7 +58,9 @@ class Function:
         """What an error says of a frame that is at *offset* of this function's code."""
         at = self.operator(offset)
         funcidx = self.index + self.code.validated.nimported_funcs
-        return FrameInfo(instance.name, f"${funcidx}", funcidx, self._offsets[at] if at >= 0 else None)
+        return FrameInfo(
+            instance.name, function_name(instance, funcidx), funcidx, self._offsets[at] if at >= 0 else None
+        )
 
 
 def _finish(steps: Generator[None, None, Any]) -> Any:

@@ -8,11 +8,12 @@ from typing import Any, Final
 from aiowasm.engine.native import compiler as c
 from aiowasm.engine.native.compiler import OTHERS, Compiler, slots_of
 from aiowasm.engine.native.stencils import C32, C64, CF, F, R, V, slot
+from aiowasm.engine.native.values import is_function_type
 from aiowasm.engine.operators import EVALUATE
 from aiowasm.engine.storage import WIDTHS
 from aiowasm.errors import InvalidError
 from aiowasm.syntax.instructions import BY_CODE
-from aiowasm.syntax.types import AddressType, FuncType, NumType, RefType
+from aiowasm.syntax.types import AbsHeapType, AddressType, FuncType, NumType, RefType
 from aiowasm.validation.record import Block
 
 __all__ = ()
@@ -52,6 +53,22 @@ def _loop(self: Compiler, _op: int, block: Block, index: int) -> None:
     label.head = len(self.out) + self.stencils.labels["loop_head"]
     self.out += self.stencils.fragment["loop", "HA", self.record.cost[index]]
     self.land(block, label.head, self.nlocals + label.base)
+
+
+@_handles(c.CATCH)
+def _catch(self: Compiler, op: int, tagidx: int | None, index: int) -> None:
+    """The next arm of a legacy try."""
+    label = self.labels[-1]
+    if not self.dead:
+        self.flush(label.base)
+        self.jump(label)
+        label.live = True
+    self.dead = False
+    self.land(index, len(self.out), self.nlocals + label.base)
+    del self.stack[label.base :]
+    if tagidx is not None:
+        comptype = self.validated.tags[tagidx].comptype
+        self.push_slots(slots_of(comptype.params if isinstance(comptype, FuncType) else ()))
 
 
 @_handles(c.IF)
@@ -325,10 +342,10 @@ def _select(self: Compiler, _op: int, valtype: Any, _index: int) -> None:
 @_handles(c.GLOBAL_GET)
 def _global_get(self: Compiler, op: int, globalidx: int, _index: int) -> None:
     valtype = self.validated.globals[globalidx].valtype
-    if isinstance(valtype, RefType):
+    if isinstance(valtype, RefType) and not is_function_type(valtype):
         _leave(self, "global.get", (), (valtype,), globalidx)
         return
-    register, name = _GLOBAL[valtype]
+    register, name = (R, "") if isinstance(valtype, RefType) else _GLOBAL[valtype]
     self.spill(register)
     self.out += self.stencils.fragment["gget" + name, "HA", self.layout.globals + 8 * globalidx]
     if register == V:
@@ -441,6 +458,7 @@ def _table_size(self: Compiler, _op: int, tableidx: int, _index: int) -> None:
 
 # What leaves for Python
 
+
 def _leave(
     self: Compiler, name: str, params: tuple[Any, ...], results: tuple[Any, ...], immediate: Any, row: Any = None
 ) -> None:
@@ -456,8 +474,17 @@ def _rule(self: Compiler, op: int, immediate: Any, _index: int) -> None:
     row = BY_CODE[op]
     if row is None:
         raise InvalidError("illegal opcode")
-    params, results = _types(self, row, immediate)
-    if op in EVALUATE:
+    params, results = ((), ()) if row.name in c.LEAVING else _types(self, row, immediate)
+    if row.name.startswith(("ref.test", "ref.cast")):
+        name = "*test" if row.name.startswith("ref.test") else "*cast"
+        reftype = _top(immediate)
+        _leave(self, name, (reftype,), (NumType.I32,) if name == "*test" else (reftype,), immediate, (
+            (reftype,), (NumType.I32,),
+        ))  # fmt: skip
+    elif row.name.startswith("memory.atomic."):
+        name = row.name if row.name == "memory.atomic.notify" else "*wait"
+        _leave(self, name, params, results, immediate, (op, params, results))
+    elif op in EVALUATE:
         _leave(self, "*evaluate", params, results, immediate, (EVALUATE[op], params, results))
     elif op in WIDTHS:
         _leave(self, "*access", params, results, immediate, (op, params, results))
@@ -465,7 +492,41 @@ def _rule(self: Compiler, op: int, immediate: Any, _index: int) -> None:
         _leave(self, row.name, params, results, immediate, (params, results))
 
 
-_WORDS: Final = {"i32": NumType.I32, "i64": NumType.I64, "f32": NumType.F32, "f64": NumType.F64, "v128": NumType.V128}
+def _top(reftype: RefType) -> RefType:
+    """A type of the hierarchy of *reftype*: what decides how its references look in slots."""
+    return RefType(True, AbsHeapType.FUNC if is_function_type(reftype) else AbsHeapType.ANY)
+
+
+@_handles(c.BR_ON_CAST)
+def _br_on_cast(self: Compiler, op: int, immediate: tuple[Block, RefType, RefType], _index: int) -> None:
+    block, _, reftype = immediate
+    self.flush(0)
+    label = self.labels[block.depth]
+    at = len(self.stack) - 1
+    # The rule looks at a copy one slot higher, and leaves what it found there.
+    self.out += self.stencils.store[self.nlocals + at, self.nlocals + at + 1]
+    self.leave("*test", at + 1, reftype, ((_top(reftype),), (NumType.I32,)))
+    row = BY_CODE[op]
+    sense = row is not None and row.name == "br_on_cast"
+    skip = self.open_branch(
+        *self.stencils.patch("brS.f" if sense else "brS.t", True, {"HA": slot(self.nlocals + at + 1)})
+    )
+    self.move(label)
+    self.jump(label)
+    self.fix(skip, len(self.out))
+
+
+_WORDS: Final = {
+    "arrayref": RefType(True, AbsHeapType.ARRAY),
+    "eqref": RefType(True, AbsHeapType.EQ),
+    "i31ref": RefType(True, AbsHeapType.I31),
+    "i31nonnull": RefType(False, AbsHeapType.I31),
+    "i32": NumType.I32,
+    "i64": NumType.I64,
+    "f32": NumType.F32,
+    "f64": NumType.F64,
+    "v128": NumType.V128,
+}
 _I64: Final = NumType.I64
 
 
@@ -476,16 +537,6 @@ def _at(addrtype: AddressType) -> NumType:
 def _types(self: Compiler, row: Any, immediate: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Operand and result types of an instruction that leaves; references count as one slot whatever their type."""
     validated = self.validated
-    if row.type is not None:
-        memidx = 0
-        if row.operation is not None and row.immediates[:1] and row.immediates[0].startswith("memarg"):
-            place = immediate[0] if len(row.immediates) > 1 else immediate
-            memidx = place[0] if isinstance(place, tuple) else 0
-        elif row.immediates[:1] == ("mem",):
-            memidx = immediate
-        at = _at(validated.mems[memidx].addrtype) if "at" in (*row.type[0], *row.type[1]) else None
-        words = _WORDS | {"at": at}
-        return tuple(words[word] for word in row.type[0]), tuple(words[word] for word in row.type[1])
     mems, tables = validated.mems, validated.tables
     match row.name:
         case "memory.copy":
@@ -515,6 +566,17 @@ def _types(self: Compiler, row: Any, immediate: Any) -> tuple[tuple[Any, ...], t
             return (), (RefType(False, validated.funcs[immediate]),)
         case "data.drop" | "elem.drop":
             return (), ()
+    if row.type is not None:
+        memidx = 0
+        if row.operation is not None and row.immediates[:1] and row.immediates[0].startswith("memarg"):
+            place = immediate[0] if len(row.immediates) > 1 else immediate
+            memidx = place[0] if isinstance(place, tuple) else 0
+        elif row.immediates[:1] == ("mem",):
+            memidx = immediate
+        words: dict[str, Any] = dict(_WORDS)
+        if "at" in (*row.type[0], *row.type[1]):
+            words["at"] = _at(validated.mems[memidx].addrtype)
+        return tuple(words[word] for word in row.type[0]), tuple(words[word] for word in row.type[1])
     raise InvalidError(f"{row.name} is not supported")
 
 
@@ -524,6 +586,8 @@ def _throw(self: Compiler, op: int, immediate: Any, _index: int) -> None:
         comptype = self.validated.tags[immediate].comptype
         params = comptype.params if isinstance(comptype, FuncType) else ()
         _leave(self, "throw", params, (), immediate, (params, ()))
+    elif BY_CODE[op].name == "rethrow":  # type: ignore[union-attr]
+        _leave(self, "rethrow", (), (), immediate.start, ((), ()))
     else:
         _leave(self, "throw_ref", (_I64,), (), None, ((_I64,), ()))
     self.dead = True

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from aiowasm.engine.native.stencils import Stencils
 
-__all__ = ("available", "load_stencils")
+__all__ = ("load_stencils", "why_not")
 
 _V2 = frozenset(("ssse3", "sse4_1", "sse4_2", "popcnt", "cx16"))
 _V3 = _V2 | {"avx", "avx2", "bmi1", "bmi2", "fma", "movbe", "f16c", "xsave"}
@@ -71,7 +71,7 @@ def _probe() -> str | None:
 
 
 @cache
-def available() -> str | None:
+def why_not() -> str | None:
     """Return None if the native engine can run here, else why not."""
     blob = _blob()
     return blob if isinstance(blob, str) else _probe()
@@ -82,9 +82,9 @@ def load_stencils() -> Stencils:
     """Return the stencils for this processor.
 
     Raises:
-        RuntimeError: If there are none; the message is that of `available`.
+        RuntimeError: If there are none; the message is that of `why_not`.
     """
-    from aiowasm.engine.native.stencils import Stencils  # noqa: PLC0415 - costs time that `available` must not
+    from aiowasm.engine.native.stencils import Stencils  # noqa: PLC0415 - costs time that `why_not` must not
 
     blob = _blob()
     if isinstance(blob, str):

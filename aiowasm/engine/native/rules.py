@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiowasm.engine.base import Outcome
-from aiowasm.engine.heap import ExnInst
+from aiowasm.engine.heap import I31, ExnInst, ref_eq, ref_matches
 from aiowasm.engine.memory import MemInst
-from aiowasm.engine.storage import LOAD_LANES, LOADS, STORE_LANES, STORES, WIDTHS
+from aiowasm.engine.storage import CMPXCHGS, LOAD_LANES, LOADS, RMWS, STORE_LANES, STORES, WIDTHS
 from aiowasm.errors import Trap, TrapCode
 from aiowasm.syntax.instructions import BY_CODE
 
@@ -87,29 +87,63 @@ def _evaluate(call: Call) -> None:
         call.results(*value)
 
 
-@_rule("*access")
-def _access(call: Call) -> None:
+def _effective(call: Call, values: list[Any], memarg: Any) -> tuple[MemInst, int]:
+    """The memory of an access, and the effective address, which is aligned where that matters and within bounds."""
     code = call.site.row[0]
-    immediate, lane = call.site.immediate, 0
-    if code in LOAD_LANES or code in STORE_LANES:
-        immediate, lane = immediate
-    memidx, offset = immediate if isinstance(immediate, tuple) else (0, immediate)
-    view = call.instance.mems[memidx].view
-    values = call.operands()
+    memidx, offset = memarg if isinstance(memarg, tuple) else (0, memarg)
+    memory = call.instance.mems[memidx]
     address = values[0] + offset
     nbytes = WIDTHS[code]
     row = BY_CODE[code]
     if row is not None and ".atomic" in row.name and address & (nbytes - 1):
         raise Trap(TrapCode.UNALIGNED_ATOMIC)
-    _within(address, nbytes, len(view), TrapCode.MEMORY_OUT_OF_BOUNDS)
+    _within(address, nbytes, len(memory.view), TrapCode.MEMORY_OUT_OF_BOUNDS)
+    return memory, address
+
+
+@_rule("*access")
+def _access(call: Call) -> None:
+    code = call.site.row[0]
+    memarg, lane = call.site.immediate, 0
+    if code in LOAD_LANES or code in STORE_LANES:
+        memarg, lane = memarg
+    values = call.operands()
+    memory, address = _effective(call, values, memarg)
+    view = memory.view
     if code in LOADS:
         call.results(LOADS[code](view, address))
     elif code in STORES:
         STORES[code](view, address, values[1])
     elif code in LOAD_LANES:
         call.results(LOAD_LANES[code](view, address, lane, values[1]))
-    else:
+    elif code in STORE_LANES:
         STORE_LANES[code](view, address, lane, values[1])
+    else:
+        call.results((RMWS.get(code) or CMPXCHGS[code])(view, address, *values[1:]))
+
+
+@_rule("memory.atomic.notify")
+def _notify(call: Call) -> None:
+    values = call.operands()
+    memory, address = _effective(call, values, call.site.immediate)
+    call.results(memory.notify(address, values[1]))
+
+
+_NOT_EQUAL: Final = 1
+"""What memory.atomic.wait gives where the memory does not hold the expected value."""
+
+
+@_rule("*wait")
+def _wait(call: Call) -> Outcome | None:
+    values = call.operands()
+    memory, address = _effective(call, values, call.site.immediate)
+    _, expected, timeout = values
+    if not memory.shared:
+        raise Trap(TrapCode.EXPECTED_SHARED_MEMORY)
+    if int.from_bytes(memory.view[address : address + WIDTHS[call.site.row[0]]], "little") != expected:
+        call.results(_NOT_EQUAL)
+        return None
+    return call.execution.wait(memory.wait(address), -1 if timeout >> 63 else timeout, call)
 
 
 # Memories
@@ -257,6 +291,49 @@ def _global_set(call: Call) -> None:
     instance_global.value = value
 
 
+@_rule("ref.eq")
+def _ref_eq(call: Call) -> None:
+    left, right = call.operands()
+    call.results(1 if ref_eq(left, right) else 0)
+
+
+@_rule("ref.i31")
+def _ref_i31(call: Call) -> None:
+    call.results(I31(call.operands()[0] & 0x7FFF_FFFF))
+
+
+@_rule("i31.get_s")
+def _i31_get_s(call: Call) -> None:
+    value = _i31(call)
+    call.results(value | 0x8000_0000 if value & 0x4000_0000 else value)
+
+
+@_rule("i31.get_u")
+def _i31_get_u(call: Call) -> None:
+    call.results(_i31(call))
+
+
+def _i31(call: Call) -> int:
+    (reference,) = call.operands()
+    if reference is None:
+        raise Trap(TrapCode.NULL_I31_REFERENCE)
+    value: int = reference.value
+    return value
+
+
+@_rule("*test")
+def _ref_test(call: Call) -> None:
+    """ref.test and br_on_cast: the immediate is the type asked for."""
+    call.results(1 if ref_matches(call.operands()[0], call.site.immediate) else 0)
+
+
+@_rule("*cast")
+def _ref_cast(call: Call) -> None:
+    (reference,) = call.operands()
+    if not ref_matches(reference, call.site.immediate):
+        raise Trap(TrapCode.CAST_FAILURE)
+
+
 @_rule("*type")
 def _check_type(call: Call) -> None:
     """A call through a table whose function has another type than the one asked for: a subtype may do."""
@@ -266,6 +343,11 @@ def _check_type(call: Call) -> None:
 
 
 # Exceptions
+
+
+@_rule("rethrow")
+def _rethrow(call: Call) -> Outcome | None:
+    return call.execution.rethrow(call.site.immediate)
 
 
 @_rule("throw")

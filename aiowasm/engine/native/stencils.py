@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ("C32", "C64", "CF", "F", "PAD", "R", "V", "Memo", "Stencils", "slot")
+__all__ = ("C32", "C64", "CF", "PAD", "F", "Memo", "R", "Stencils", "V", "slot")
 
 # Entries of the compiler's operand stack: slots from 0, then what follows.
 R: Final = -1
@@ -144,7 +144,9 @@ class Stencils:
 
     # What the memos make
 
-    def _operator(self, code: int, a: int, b: int | None = None, access: tuple[str, int, int, int] | None = None) -> bytes:
+    def _operator(
+        self, code: int, a: int, b: int | None = None, access: tuple[str, int, int, int] | None = None
+    ) -> bytes:
         return self._select(f"{code:x}", "", a, b, access)[0]
 
     def _branch(self, code: int, a: int, b: int | None, sense: str) -> tuple[bytes, tuple[int, ...]]:
@@ -153,7 +155,7 @@ class Stencils:
     def _select(
         self, name: str, sense: str, a: int, b: int | None, access: tuple[str, int, int, int] | None
     ) -> tuple[bytes, tuple[int, ...]]:
-        """The stencil for operands *a* and *b*; constants only: the first goes through R. `access`: see the compiler."""
+        """The stencil for operands *a* and *b*; of constants only, the first goes through R."""
         values: dict[str, int] = {}
         before = b""
         kind = _kind(a)
@@ -181,7 +183,7 @@ class Stencils:
         if entry < C32:
             return self.patch("ldR", True, {"HA": slot(entry)})[0]
         value = constant(entry)
-        if entry < C64 or 0 <= value:
+        if entry < C64 or 0 <= value < 1 << 32:
             return self.patch("immR", False, {"WA": value & 0xFFFFFFFF})[0]
         return self.patch("imm64R", False, {"HQ": value})[0]
 
@@ -209,7 +211,7 @@ _SHRINKABLE: Final = frozenset(("HA", "HB", "HO", "HE"))
 
 
 def _modrm(code: bytearray, offset: int, symbol: str) -> int:
-    """Where the ModRM byte is of an instruction with a displacement at *offset* from rbp (HO, HE: any register); or -1."""
+    """Where the ModRM byte is of an instruction with a displacement at *offset*, or -1 if it is none we shorten."""
     if symbol in ("HO", "HE"):
         if code[offset - 2] & 0xC7 == 0x84:
             return offset - 2

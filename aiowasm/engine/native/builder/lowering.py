@@ -54,7 +54,7 @@ def _trap_if_zero(t: str, value: str, code: TrapCode) -> str:
 
 
 def canonical(t: str, value: str, result: str) -> str:
-    """IR for *result*: the float *value* with every NaN made the canonical one. The branch is never taken but for NaN."""
+    """IR for *result*: the float *value* with every NaN made the canonical one."""
     double = t == "f64"
     place = Activation.NAN64 if double else Activation.NAN32
     letter = "d" if double else "s"

@@ -7,43 +7,44 @@ r8 slots left, rdi constant pool, r15 instance; rax rcx rdx r10 r11 scratch. Hol
 
 from __future__ import annotations
 
-from aiowasm.engine.native.layout import Activation as A
-from aiowasm.engine.native.layout import Descriptor as D
-from aiowasm.engine.native.layout import Memory, Status, Table
+from aiowasm.engine.native.layout import Activation, Descriptor, Memory, Status, Table
 from aiowasm.errors import TrapCode
 
 __all__ = ("FRAGMENTS", "ROUTINES")
 
-_SAVED = "rbp rbx r12 r13 r14 r15".split()
+_SAVED = ["rbp", "rbx", "r12", "r13", "r14", "r15"]
 _PUSH = "".join(f"pushq %{register}; " for register in _SAVED)
 _POP = "".join(f"popq %{register}; " for register in reversed(_SAVED))
 _SAVE = (
-    f"movq %rax,{A.ARGUMENT}(%r13); movq %rbp,{A.FRAME}(%r13); movq %r14,{A.FUEL}(%r13); "
-    f"movq %r8,{A.SLOTS}(%r13); movq %r15,{A.INSTANCE}(%r13); "
+    f"movq %rax,{Activation.ARGUMENT}(%r13); movq %rbp,{Activation.FRAME}(%r13); movq %r14,{Activation.FUEL}(%r13); "
+    f"movq %r8,{Activation.SLOTS}(%r13); movq %r15,{Activation.INSTANCE}(%r13); "
 )
 _MEMORY = f"movq (%r15),%rcx; movq {Memory.BASE}(%rcx),%r12; movq {Memory.NBYTES}(%rcx),%rsi; "
-_RELOAD = f"movq {A.FUEL}(%r13),%r14; movq {A.SLOTS}(%r13),%r8; movq {A.POOL}(%r13),%rdi; " + _MEMORY
+_RELOAD = (
+    f"movq {Activation.FUEL}(%r13),%r14; movq {Activation.SLOTS}(%r13),%r8; movq {Activation.POOL}(%r13),%rdi; "
+    + _MEMORY
+)
 
 
 def _trap(code: TrapCode) -> str:
-    return f"call *{A.trap(code)}(%r13)"
+    return f"call *{Activation.trap(code)}(%r13)"
 
 
 def _exit(status: int) -> str:
-    return _SAVE + f"movq ${status},{A.STATUS}(%r13); call *{A.routine('switch')}(%r13); "
+    return _SAVE + f"movq ${status},{Activation.STATUS}(%r13); call *{Activation.routine('switch')}(%r13); "
 
 
 ROUTINES: dict[str, str] = {
     # C: long resume(activation). Leaves the host's stack, enters the guest's.
     "rt_resume": _PUSH
-    + f"stmxcsr {A.HOST_MXCSR}(%rdi); ldmxcsr {A.MXCSR}(%rdi); movq %rsp,{A.HOST_SP}(%rdi); "
-    + f"movq {A.GUEST_SP}(%rdi),%rsp; "
+    + f"stmxcsr {Activation.HOST_MXCSR}(%rdi); ldmxcsr {Activation.MXCSR}(%rdi); movq %rsp,{Activation.HOST_SP}(%rdi); "
+    + f"movq {Activation.GUEST_SP}(%rdi),%rsp; "
     + _POP
     + "ret",
     # The way back; returns to the caller of `resume` the status.
     "rt_switch": _PUSH
-    + f"movq %rsp,{A.GUEST_SP}(%r13); movq {A.HOST_SP}(%r13),%rsp; "
-    + f"ldmxcsr {A.HOST_MXCSR}(%r13); movq {A.STATUS}(%r13),%rax; "
+    + f"movq %rsp,{Activation.GUEST_SP}(%r13); movq {Activation.HOST_SP}(%r13),%rsp; "
+    + f"ldmxcsr {Activation.HOST_MXCSR}(%r13); movq {Activation.STATUS}(%r13),%rax; "
     + _POP
     + "ret",
     # The first frame of a guest: rbx points to the descriptor of the function to call.
@@ -52,30 +53,33 @@ ROUTINES: dict[str, str] = {
     "rt_exhausted": _exit(Status.EXHAUSTED) + "ud2",
     "rt_leave": _exit(Status.RULE) + _RELOAD + "ret",
     # A rule that chose where to go: used by throws, and by rules that branch.
-    "rt_leave_tail": _exit(Status.RULE) + _RELOAD + f"jmp *{A.TARGET}(%r13)",
+    "rt_leave_tail": _exit(Status.RULE) + _RELOAD + f"jmp *{Activation.TARGET}(%r13)",
     # Python has unwound to a handler.
-    "rt_land": _RELOAD + f"movq {A.TARGET_SP}(%r13),%rsp; movq {A.TARGET_FRAME}(%r13),%rbp; jmp *{A.TARGET}(%r13)",
+    "rt_land": _RELOAD
+    + f"movq {Activation.TARGET_SP}(%r13),%rsp; movq {Activation.TARGET_FRAME}(%r13),%rbp; "
+    + f"jmp *{Activation.TARGET}(%r13)",
     # A function without code yet: eax is its index; Python answers with where its code is.
-    "rt_lazy": _exit(Status.LAZY) + _RELOAD + f"movq {A.ARGUMENT}(%r13),%rax; jmp *%rax",
+    "rt_lazy": _exit(Status.LAZY) + _RELOAD + f"movq {Activation.ARGUMENT}(%r13),%rax; jmp *%rax",
     # Calls descriptor rax of another instance, or of the host.
-    "rt_cross": f"movq {D.INSTANCE}(%rax),%rcx; testq %rcx,%rcx; je 1f; "
-    + f"pushq %r15; subq $16,{A.DEPTH_LIMIT}(%r13); movq %rcx,%r15; {_MEMORY} call *{D.CODE}(%rax); "
-    + f".globl rt_crossed; rt_crossed: popq %r15; addq $16,{A.DEPTH_LIMIT}(%r13); {_MEMORY} ret; 1: "
+    "rt_cross": f"movq {Descriptor.INSTANCE}(%rax),%rcx; testq %rcx,%rcx; je 1f; "
+    f"pushq %r15; subq $16,{Activation.DEPTH_LIMIT}(%r13); movq %rcx,%r15; {_MEMORY} call *{Descriptor.CODE}(%rax); "
+    f".globl rt_crossed; rt_crossed: popq %r15; addq $16,{Activation.DEPTH_LIMIT}(%r13); {_MEMORY} ret; 1: "
     + _exit(Status.HOST)
     + _RELOAD
     + "ret",
-    **{f"rt_trap{number}": _exit(Status.TRAP + number) + "ud2" for number in range(len(A.TRAPS))},
+    **{f"rt_trap{number}": _exit(Status.TRAP + number) + "ud2" for number in range(len(Activation.TRAPS))},
 }
 
 _THROUGH = (  # the descriptor is in rax
-    f"addq $HA,%rbp; cmpq {D.INSTANCE}(%rax),%r15; jne 1f; call *{D.CODE}(%rax); .byte 0x48,0x81,0xed; .long HA; jmp 2f; "
-    f"1: call *{A.routine('cross')}(%r13); .byte 0x48,0x81,0xed; .long HA; 2:"
+    f"addq $HA,%rbp; cmpq {Descriptor.INSTANCE}(%rax),%r15; jne 1f; call *{Descriptor.CODE}(%rax); "
+    ".byte 0x48,0x81,0xed; .long HA; jmp 2f; "
+    f"1: call *{Activation.routine('cross')}(%r13); .byte 0x48,0x81,0xed; .long HA; 2:"
 )
 _TABLE = (  # the index is in rbx; leaves the descriptor in rax
     f"movq HB(%r15),%rcx; cmpq {Table.SIZE}(%rcx),%rbx; jb 1f; {_trap(TrapCode.UNDEFINED_ELEMENT)}; "
     f"1: movq {Table.ELEMENTS}(%rcx),%rcx; movq (%rcx,%rbx,8),%rax; testq %rax,%rax; jne 1f; "
-    f"{_trap(TrapCode.UNINITIALIZED_ELEMENT)}; 1: movq HC(%r15),%rcx; cmpq {D.TYPE}(%rax),%rcx; je 1f; "
-    f"movq %rax,KD(%rbp); movl $WA,%eax; call *{A.routine('leave')}(%r13); movq KD(%rbp),%rax; 1:"
+    f"{_trap(TrapCode.UNINITIALIZED_ELEMENT)}; 1: movq HC(%r15),%rcx; cmpq {Descriptor.TYPE}(%rax),%rcx; je 1f; "
+    f"movq %rax,KD(%rbp); movl $WA,%eax; call *{Activation.routine('leave')}(%r13); movq KD(%rbp),%rax; 1:"
 )
 
 FRAGMENTS: dict[str, str] = {
@@ -97,8 +101,8 @@ FRAGMENTS: dict[str, str] = {
     "R2F": "movq %rbx,%xmm1",
     "F2R": "movq %xmm1,%rbx",
     "zeros": "leaq HA(%rbp),%rax; movl $WA,%ecx; 1: movq $0,(%rax); addq $8,%rax; decl %ecx; jne 1b",
-    "copy": "leaq HB(%rbp),%rax; leaq HA(%rbp),%rdx; movl $WA,%ecx; 1: movq (%rax),%r10; movq %r10,(%rdx); addq $8,%rax; "
-    "addq $8,%rdx; decl %ecx; jne 1b",
+    "copy": "leaq HB(%rbp),%rax; leaq HA(%rbp),%rdx; movl $WA,%ecx; 1: movq (%rax),%r10; movq %r10,(%rdx); "
+    "addq $8,%rax; addq $8,%rdx; decl %ecx; jne 1b",
     "gget": "movq HA(%r15),%rax; movq (%rax),%rbx",
     "ggetF": "movq HA(%r15),%rax; movsd (%rax),%xmm1",
     "ggetV": "movq HA(%r15),%rax; movups (%rax),%xmm1",
@@ -107,10 +111,12 @@ FRAGMENTS: dict[str, str] = {
     "gsetV": "movq HA(%r15),%rax; movups %xmm1,(%rax)",
     "sub": "subq $HA,%r14",
     # The rare parts stand before the entry, so that no branch is taken on the way in.
-    "enter": f"1: call *{A.routine('exhausted')}(%r13); 2: call *{A.routine('yield')}(%r13); jmp 3f; "
-    f".globl enter_entry; enter_entry: cmpq {A.DEPTH_LIMIT}(%r13),%rsp; jb 1b; subq $HA,%r8; js 1b; subq $HB,%r14; js 2b; 3:",
-    "loop": f"jmp 1f; 2: call *{A.routine('yield')}(%r13); jmp 3f; .globl loop_head; loop_head: 1: subq $HA,%r14; js 2b; 3:",
-    "check": f"subq $HA,%r14; jns 1f; call *{A.routine('yield')}(%r13); 1:",
+    "enter": f"1: call *{Activation.routine('exhausted')}(%r13); 2: call *{Activation.routine('yield')}(%r13); jmp 3f; "
+    f".globl enter_entry; enter_entry: cmpq {Activation.DEPTH_LIMIT}(%r13),%rsp; jb 1b; subq $HA,%r8; "
+    "js 1b; subq $HB,%r14; js 2b; 3:",
+    "loop": f"jmp 1f; 2: call *{Activation.routine('yield')}(%r13); jmp 3f; "
+    ".globl loop_head; loop_head: 1: subq $HA,%r14; js 2b; 3:",
+    "check": f"subq $HA,%r14; jns 1f; call *{Activation.routine('yield')}(%r13); 1:",
     "call": "addq $HA,%rbp; call *HB(%r15); .byte 0x48,0x81,0xed; .long HA",
     "call_import": "movq HB(%r15),%rax; " + _THROUGH,
     "call_table": _TABLE + _THROUGH,
@@ -121,9 +127,10 @@ FRAGMENTS: dict[str, str] = {
     "descriptor_table": _TABLE + " movq %rax,%rbx",
     "descriptor_check": f"testq %rbx,%rbx; jne 1f; {_trap(TrapCode.NULL_FUNCTION_REFERENCE)}; 1:",
     # Behind a call that crossed there is a frame already that restores the caller's instance.
-    "tail_through": f"addq $HA,%r8; movq %rbx,%rax; movq {D.INSTANCE}(%rax),%rcx; cmpq %rcx,%r15; jne 1f; "
-    f"jmp *{D.CODE}(%rax); 1: testq %rcx,%rcx; je 2f; movq {A.CROSSED}(%r13),%rdx; "
-    f"cmpq %rdx,(%rsp); jne 2f; movq %rcx,%r15; {_MEMORY} jmp *{D.CODE}(%rax); 2: jmp *{A.routine('cross')}(%r13)",
+    "tail_through": f"addq $HA,%r8; movq %rbx,%rax; movq {Descriptor.INSTANCE}(%rax),%rcx; cmpq %rcx,%r15; jne 1f; "
+    f"jmp *{Descriptor.CODE}(%rax); 1: testq %rcx,%rcx; je 2f; movq {Activation.CROSSED}(%r13),%rdx; "
+    f"cmpq %rdx,(%rsp); jne 2f; movq %rcx,%r15; {_MEMORY} jmp *{Descriptor.CODE}(%rax); "
+    f"2: jmp *{Activation.routine('cross')}(%r13)",
     "jmp": "jmp TARGET",
     "unreachable": _trap(TrapCode.UNREACHABLE),
     "brR.t": "testl %ebx,%ebx; jne TARGET",
@@ -144,6 +151,6 @@ FRAGMENTS: dict[str, str] = {
     "zextR": "movl %ebx,%ebx",
     "offset": "movabsq $HQ,%rax; addq %rax,%rbx",
     "offset64": f"movabsq $HQ,%rax; addq %rax,%rbx; jnc 1f; {_trap(TrapCode.MEMORY_OUT_OF_BOUNDS)}; 1:",
-    "leave": f"movl $WA,%eax; call *{A.routine('leave')}(%r13)",
-    "leave_tail": f"movl $WA,%eax; call *{A.routine('leave_tail')}(%r13)",
+    "leave": f"movl $WA,%eax; call *{Activation.routine('leave')}(%r13)",
+    "leave_tail": f"movl $WA,%eax; call *{Activation.routine('leave_tail')}(%r13)",
 }

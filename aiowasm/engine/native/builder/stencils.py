@@ -19,14 +19,18 @@ from aiowasm.errors import TrapCode
 
 __all__ = ("build_blob", "stencil_ir")
 
-_ARGUMENTS: Final = (
-    "ptr %vm, ptr %fp, ptr %mb, i64 %R, i64 %fuel, i64 %ms, ptr %pool, i64 %left, i64 %spare, ptr %inst, <2 x double> %F"
+_ARGUMENTS: Final = ", ".join(
+    [
+        *("ptr %vm", "ptr %fp", "ptr %mb", "i64 %R", "i64 %fuel", "i64 %ms", "ptr %pool", "i64 %left", "i64 %spare"),
+        *("ptr %inst", "<2 x double> %F"),
+    ]
 )
+"""What is in registers: r13 rbp r12 rbx r14 rsi rdi r8 r9 r15 xmm1, in the order of the calling convention `ghccc`."""
 _NEXT: Final = "NEXT"
 _TARGET: Final = "TARGET"
 MEMORIES: Final = ("", "w", "m", "mw")
 """Address variants: memory 0 or another one (m), 32-bit or 64-bit (w) addresses."""
-_HOLES: Final = frozenset("HA HB HC HO HE HM KA KB KD WA WB HQ TARGET".split())
+_HOLES: Final = frozenset(["HA", "HB", "HC", "HO", "HE", "HM", "KA", "KB", "KD", "WA", "WB", "HQ", "TARGET"])
 
 
 def _is_vector(valtype: str) -> bool:
@@ -96,18 +100,17 @@ def _address(memory: str, nbytes: int) -> str:
     trap = trap_call(TrapCode.MEMORY_OUT_OF_BOUNDS)
     if "w" in memory:
         lines += (
-            f'%e = call i64 asm sideeffect "movq $1, $0; addq $$HE, $0; jc 2f; cmpq $2, $0; jbe 1f; 2: {trap}($3); 1:", '
-            f'"=&r,r,r,r,~{{flags}}"(i64 %a, i64 {size}, ptr %vm)\n%az = add i64 %a, 0\n'
+            f'%e = call i64 asm sideeffect "movq $1, $0; addq $$HE, $0; jc 2f; cmpq $2, $0; jbe 1f; '
+            f'2: {trap}($3); 1:", "=&r,r,r,r,~{{flags}}"(i64 %a, i64 {size}, ptr %vm)\n%az = add i64 %a, 0\n'
         )
     else:
         lines += (
             "%az = zext i32 %a to i64\n%e = add nuw nsw i64 %az, ptrtoint (ptr @HE to i64)\n"
-            f'call void asm sideeffect "cmpq $1, $0; jbe 1f; {trap}($2); 1:", "r,r,r,~{{flags}}"(i64 %e, i64 {size}, ptr %vm)\n'
+            f'call void asm sideeffect "cmpq $1, $0; jbe 1f; {trap}($2); 1:", '
+            f'"r,r,r,~{{flags}}"(i64 %e, i64 {size}, ptr %vm)\n'
         )
-    return (
-        lines
-        + f"%g0 = getelementptr i8, ptr {base}, i64 %az\n%g = getelementptr i8, ptr %g0, i64 ptrtoint (ptr @HO to i64)\n"
-    )
+    lines += f"%g0 = getelementptr i8, ptr {base}, i64 %az\n"
+    return lines + "%g = getelementptr i8, ptr %g0, i64 ptrtoint (ptr @HO to i64)\n"
 
 
 def _define(name: str, body: str) -> str:
@@ -146,10 +149,12 @@ def _constant_store(operands: tuple[str, ...]) -> list[str]:
 def stencil_ir(cases: dict[int, Lowering]) -> str:
     """Return the IR module of all stencils for *cases*, with the fragments and routines as assembly."""
     parts = [
-        f"declare ghccc void @NEXT({_ARGUMENTS})\ndeclare ghccc void @TARGET({_ARGUMENTS})\n"
-        '!0 = !{!"branch_weights", i32 1, i32 100000}\n!1 = !{!"branch_weights", i32 1, i32 100}\n'
-        '!2 = !{!"branch_weights", i32 100, i32 1}\n'
-        "!3 = !{i64 -2147483648, i64 2147483648}\n!4 = !{i64 0, i64 2147483648}\n"
+        (
+            f"declare ghccc void @NEXT({_ARGUMENTS})\ndeclare ghccc void @TARGET({_ARGUMENTS})\n"
+            '!0 = !{!"branch_weights", i32 1, i32 100000}\n!1 = !{!"branch_weights", i32 1, i32 100}\n'
+            '!2 = !{!"branch_weights", i32 100, i32 1}\n'
+            "!3 = !{i64 -2147483648, i64 2147483648}\n!4 = !{i64 0, i64 2147483648}\n"
+        )
     ]
     parts += [f"@{hole} = external hidden global i8, !absolute_symbol !3\n" for hole in ("HA", "HB", "KA", "KB")]
     parts += [f"@{hole} = external hidden global i8, !absolute_symbol !4\n" for hole in ("HE", "HO", "HM")]
@@ -157,7 +162,7 @@ def stencil_ir(cases: dict[int, Lowering]) -> str:
     for code, lowered in cases.items():
         parts += _instruction(code, lowered)
     for name, text in (FRAGMENTS | ROUTINES).items():
-        quoted = f'\\22{name}\\22'
+        quoted = f"\\22{name}\\22"
         parts.append(f'module asm ".type {quoted},@function; {quoted}: {text}; .size {quoted}, .-{quoted}"\n')
     source = "".join(parts)
     declared: set[str] = set()
@@ -211,7 +216,7 @@ def _cut(name: str, function: Function, pool: dict[str, int]) -> tuple[bytes, li
             raise RuntimeError(f"{name}: relocation {hole.type} of {hole.symbol}")
         else:
             left.append(hole)
-    return bytes(code), [tuple(hole) for hole in left]
+    return bytes(code), [(hole.offset, hole.type, hole.symbol, hole.addend) for hole in left]
 
 
 def _check_text(text: str) -> set[str]:
@@ -250,7 +255,7 @@ def build_blob(cpu: str) -> bytes:
 
     The format is `blob.py`'s: the length of a JSON header (4 bytes, little endian), the header, all code.
     """
-    from llvmlite import binding as llvm  # noqa: PLC0415 - a requirement of builds only
+    from llvmlite import binding as llvm  # type: ignore[import-untyped,unused-ignore] # noqa: PLC0415 - a requirement of builds only
 
     for name in ("initialize_all_targets", "initialize_all_asmprinters", "initialize_native_asmparser"):
         getattr(llvm, name)()
@@ -265,7 +270,9 @@ def build_blob(cpu: str) -> bytes:
     pool, places = _pool(constants)
     body = bytearray(pool + bytes(-len(pool) % 16))
     header: dict[str, Any] = {"cpu": cpu, "pool": len(pool), "labels": {}, "stencils": {}, "fixed": sorted(branching)}
-    header["labels"] = {name: offset for name, (_owner, offset) in labels.items() if name in ("enter_entry", "loop_head", "rt_crossed")}
+    header["labels"] = {
+        name: offset for name, (_owner, offset) in labels.items() if name in ("enter_entry", "loop_head", "rt_crossed")
+    }
     for name, function in functions.items():
         code, holes = _cut(name, function, places)
         header["stencils"][name] = (len(body), len(code), holes)

@@ -1,0 +1,282 @@
+"""What the suite cannot see: pauses, fuel in host calls, unwinding across instances, what a dropped execution holds."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from aiowasm.engine.base import HostReturned, Outcome, Thrown
+from aiowasm.engine.func import FuncInst
+from aiowasm.engine.heap import ExnInst, Heap
+from aiowasm.engine.interpreter.engine import Interpreter
+from aiowasm.engine.native import Native
+from aiowasm.engine.tag import TagInst
+from aiowasm.errors import Trap, TrapCode
+from aiowasm.syntax.types import EXTERNREF, F64, I32, I64
+from tests.native.driver import call, export, finish, functype, load, start
+
+LOOP = """
+(module (memory 1)
+  (func (export "sum") (param i32) (result i32) (local i32)
+    (loop (local.set 1 (i32.add (local.get 1) (local.get 0)))
+      (br_if 0 (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))
+    (local.get 1))
+  (func $deep (export "deep") (param i32) (result i32)
+    (if (result i32) (local.get 0)
+      (then (i32.add (i32.const 1) (call $deep (i32.sub (local.get 0) (i32.const 1)))))
+      (else (i32.const 0))))
+  (func (export "forever") (loop (br 0)))
+  (func (export "load") (param i32) (result i32) (i32.load (local.get 0))))
+"""
+
+
+def test_pauses_where_the_interpreter_pauses(native: Native) -> None:
+    seen = []
+    for engine in (native, Interpreter()):
+        execution = start(engine, export(load(engine, LOOP), "sum"), 100)
+        points = []
+        while execution.resume(37) is Outcome.PAUSED:
+            points.append(execution.consumed)
+        seen.append((points, execution.consumed, execution.results))
+    assert seen[0] == seen[1]
+    assert len(seen[0][0]) > 10
+
+
+def test_a_limit_may_be_raised_in_flight(native: Native) -> None:
+    execution = start(native, export(load(native, LOOP), "forever"), limit=1000)
+    assert execution.resume(900) is Outcome.PAUSED
+    execution.limit = 10_000
+    assert finish(execution) is Outcome.TRAPPED
+    assert execution.trap.code is TrapCode.OUT_OF_FUEL
+    assert 10_000 < execution.consumed < 10_100
+
+
+@pytest.mark.parametrize(("depth", "slots"), [(10, 65_536), (1000, 100), (1, 65_536), (1000, 5)])
+def test_stack_limits_are_logical(native: Native, depth: int, slots: int) -> None:
+    seen = []
+    for engine in (native, Interpreter()):
+        func = export(load(engine, LOOP), "deep")
+        outcomes = []
+        for n in range(25):
+            execution = start(engine, func, n, call_depth=depth, stack_slots=slots)
+            outcome = finish(execution)
+            outcomes.append((outcome, execution.consumed, execution.trap and execution.trap.frames))
+        seen.append(outcomes)
+    assert seen[0] == seen[1]
+    assert {outcome for outcome, _, _ in seen[0]} == {Outcome.RETURNED, Outcome.TRAPPED} or depth == 1 or slots == 5
+
+
+def test_many_suspended_guests_in_any_order(native: Native) -> None:
+    instance = load(native, LOOP)
+    executions = [start(native, export(instance, "sum"), 50 + n) for n in range(200)]
+    alive = list(range(200))
+    while alive:
+        alive = [n for n in reversed(alive) if executions[n].resume(23) is Outcome.PAUSED]
+    assert [execution.results[0] for execution in executions] == [(50 + n) * (51 + n) // 2 for n in range(200)]
+
+
+def test_what_is_dropped_gives_its_stack_back(native: Native) -> None:
+    instance = load(native, LOOP)
+    for _ in range(300):
+        execution = start(native, export(instance, "forever"))
+        assert execution.resume(100) is Outcome.PAUSED
+        execution.discard()
+        execution.discard()
+    execution = start(native, export(instance, "forever"))
+    execution.resume(100)
+    del execution
+    gc.collect()
+    assert len(native.pool._free) == 1
+
+
+HOST = """
+(module
+  (import "" "mix" (func $mix (param i32 i64 f64) (result f64 i32)))
+  (func (export "f") (param i32 i64 f64) (result f64 i32)
+    (call $mix (local.get 0) (local.get 1) (local.get 2)))
+  (func (export "tail") (param i32 i64 f64) (result f64 i32)
+    (return_call $mix (local.get 0) (local.get 1) (local.get 2))))
+"""
+MIX = functype((I32, I64, F64), (F64, I32))
+
+
+@pytest.mark.parametrize("name", ["f", "tail"])
+def test_host_functions(native: Native, name: str) -> None:
+    seen = []
+
+    def mix(caller, a, b, c):
+        seen.append((caller, a, b, c, execution.consumed, len(execution.frames())))
+        execution.charge(1000)
+        return c + a, a + 1
+
+    instance = load(native, HOST, (FuncInst(MIX, host=mix),))
+    execution = start(native, export(instance, name), 2**32 - 1, 2**64 - 1, 0.5)
+    assert finish(execution) is Outcome.RETURNED
+    assert execution.results == (2**32 - 0.5, 0)
+    assert seen[0][1:4] == (2**32 - 1, 2**64 - 1, 0.5)
+    assert seen[0][0] is (instance if name == "f" else None)
+    assert execution.consumed == seen[0][4] + 1000
+    assert seen[0][5] == (1 if name == "f" else 0)
+
+
+def test_host_functions_that_wait(native: Native) -> None:
+    instance = load(native, HOST, (FuncInst(MIX),))
+    execution = start(native, export(instance, "f"), 1, 2, 3.0)
+    assert execution.resume(100) is Outcome.HOST_CALL
+    assert execution.arguments == (1, 2, 3.0)
+    assert execution.caller is instance
+    assert execution.instances() == {instance}
+    execution.deliver((4.0, 5))
+    assert execution.resume(100) is Outcome.RETURNED
+    assert execution.results == (4.0, 5)
+
+
+def test_what_host_functions_raise(native: Native) -> None:
+    def fail(caller, *arguments):
+        raise KeyError(arguments)
+
+    def stop(caller, *arguments):
+        raise HostReturned((1.0, 2))
+
+    execution = start(native, export(load(native, HOST, (FuncInst(MIX, host=fail),)), "f"), 1, 2, 3.0)
+    assert execution.resume(100) is Outcome.FAILED
+    assert isinstance(execution.error, KeyError)
+    assert len(execution.frames()) == 1
+    execution = start(native, export(load(native, HOST, (FuncInst(MIX, host=stop),)), "f"), 1, 2, 3.0)
+    assert execution.resume(100) is Outcome.PAUSED
+    assert execution.resume(100) is Outcome.RETURNED
+    assert execution.results == (1.0, 2)
+
+
+THROWER = """
+(module
+  (import "" "host" (func $host (param i32)))
+  (tag $t (import "" "t") (param i32 f64))
+  (func $g (export "g") (param i32)
+    (if (i32.eqz (local.get 0)) (then (throw $t (i32.const 7) (f64.const 1.5))))
+    (call $host (local.get 0))
+    (call $g (i32.sub (local.get 0) (i32.const 1)))))
+"""
+CATCHER = """
+(module
+  (import "" "g" (func $g (param i32)))
+  (tag $t (import "" "t") (param i32 f64))
+  (func (export "f") (param i32) (result i32 f64 i32)
+    (local i32)
+    (local.set 1 (i32.const 99))
+    (block $out (result i32 f64)
+      (try_table (catch $t $out) (call $g (local.get 0)))
+      (unreachable))
+    (local.get 1)))
+"""
+
+
+@pytest.mark.parametrize("thrown_by_host", [False, True])
+def test_exceptions_cross_instances(native: Native, thrown_by_host: bool) -> None:
+    tag = TagInst(functype((I32, F64)))
+
+    def host(caller, n):
+        if thrown_by_host and n == 2:
+            raise Thrown(ExnInst(Heap(), tag, (8, 2.5)))
+
+    thrower = load(native, THROWER, (FuncInst(functype((I32,)), host=host), tag))
+    catcher = load(native, CATCHER, (export(thrower, "g"), tag))
+    for _ in range(50):  # what unwinding forgets to give back would run out
+        execution = start(native, export(catcher, "f"), 5, call_depth=9, stack_slots=80)
+        assert finish(execution, 3) is Outcome.RETURNED
+        assert execution.results == ((8, 2.5, 99) if thrown_by_host else (7, 1.5, 99))
+
+
+PEERS = """
+(module
+  (import "" "table" (table 2 funcref))
+  (type $n (func (param i32) (result i32)))
+  (global $calls (mut i32) (i32.const 0))
+  (func $f (export "f") (param i32) (result i32)
+    (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+    (if (result i32) (local.get 0)
+      (then (return_call_indirect (type $n) (i32.sub (local.get 0) (i32.const 1)) (i32.const OTHER)))
+      (else (i32.const 77))))
+  (func (export "calls") (result i32) (global.get $calls))
+  (elem (i32.const SELF) func $f))
+"""
+
+
+def test_tail_calls_between_instances_need_no_stack(native: Native) -> None:
+    host = load(native, '(module (table (export "table") 2 funcref))')
+    first = load(native, PEERS.replace("OTHER", "1").replace("SELF", "0"), (host.tables[0],))
+    second = load(native, PEERS.replace("OTHER", "0").replace("SELF", "1"), (host.tables[0],))
+    execution = start(native, export(first, "f"), 10_001, call_depth=3, stack_slots=40)
+    assert finish(execution) is Outcome.RETURNED
+    assert execution.results == (77,)
+    assert call(native, first, "calls") == call(native, second, "calls") == (5001,)
+
+
+def test_functions_outlive_the_table_they_were_in(native: Native) -> None:
+    text = """(module (import "" "drop" (func $drop))
+      (table $t (export "t") 1 funcref) (type $f (func (result i32)))
+      (func (export "run") (result i32) (local funcref)
+        (local.set 0 (table.get $t (i32.const 0)))
+        (call $drop)
+        (table.set $t (i32.const 0) (local.get 0))
+        (call_indirect (type $f) (i32.const 0))))"""
+    guest: list = []
+
+    def drop(_caller):
+        guest[0].tables[0].set(0, None)
+        gc.collect()
+
+    guest.append(load(native, text, (FuncInst(functype(), host=drop),)))
+    other = load(native, '(module (func (export "f") (result i32) (i32.const 5)))')
+    guest[0].tables[0].set(0, export(other, "f"))
+    del other
+    gc.collect()
+    assert call(native, guest[0], "run") == (5,)
+    guest[0].tables[0].set(0, None)
+    gc.collect()
+    assert not native._buried
+
+
+def test_references_of_the_host_do_not_pile_up(native: Native) -> None:
+    text = """(module (import "" "make" (func $make (result externref)))
+      (func (export "run") (param i32) (result externref) (local externref)
+        (loop (local.set 1 (call $make))
+          (br_if 0 (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))
+        (local.get 1)))"""
+
+    class Thing:
+        alive = 0
+
+        def __init__(self):
+            Thing.alive += 1
+
+        def __del__(self):
+            Thing.alive -= 1
+
+    most = 0
+
+    def make(_caller):
+        nonlocal most
+        most = max(most, Thing.alive)
+        return Thing()
+
+    instance = load(native, text, (FuncInst(functype((), (EXTERNREF,)), host=make),))
+    (result,) = call(native, instance, "run", 20_000)
+    assert isinstance(result, Thing)
+    assert most < 10_000
+
+
+def test_a_closed_instance_runs_nothing(native: Native) -> None:
+    instance = load(native, LOOP)
+    native.close(instance, RuntimeError("closed"))
+    execution = start(native, export(instance, "sum"), 5)
+    assert execution.resume(100) is Outcome.FAILED
+    assert str(execution.error) == "closed"
+
+
+def test_traps_name_the_place(native: Native) -> None:
+    with pytest.raises(Trap) as caught:
+        call(native, load(native, LOOP), "load", 65_533)
+    assert caught.value.code is TrapCode.MEMORY_OUT_OF_BOUNDS
+    assert caught.value.frames[0].offset is not None

@@ -72,7 +72,7 @@ _runtimes: dict[int, _Runtime] = {}
 class NativeInstance:
     """What generated code sees of a module instance: a block of pointers at `address`."""
 
-    __slots__ = ("_block", "_descriptors", "address", "code", "instance")
+    __slots__ = ("__weakref__", "_block", "_descriptors", "address", "code", "instance")
 
     def __init__(self, instance: ModuleInst, code: ModuleCode) -> None:
         self.instance = ref(instance)
@@ -144,7 +144,7 @@ class Native:
         self.resume_releasing = runtime.releasing
         self.pool = StackPool()
         self.functions: WeakValueDictionary[int, FuncInst] = WeakValueDictionary()
-        self.instances: dict[int, NativeInstance] = {}
+        self.instances: WeakValueDictionary[int, NativeInstance] = WeakValueDictionary()
         self._tickets: dict[int, None] = {}
         self._ticket = 0
         self._buried: list[tuple[int, Any]] = []

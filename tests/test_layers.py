@@ -132,7 +132,7 @@ def test_imports_go_down_only() -> None:
         ("aiowasm.engine.base", "import anyio"),
         ("aiowasm.engine.base", "from anyio.abc import TaskGroup"),
         ("aiowasm.store.drive", "import asyncio"),
-        ("aiowasm.engine.native.llvm", "import llvmlite.binding"),
+        ("aiowasm.store.engines", "import llvmlite.binding"),
         ("aiowasm.engine.interpreter.loop", "from aiowasm.engine.native import stencils"),
         ("aiowasm.engine.native.stencils", "from aiowasm.engine.interpreter import loop"),
         ("aiowasm.engine.native.stencils", "from ..interpreter import loop"),

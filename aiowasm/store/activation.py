@@ -70,6 +70,9 @@ class Activation(Turn):
     waits_for: Any = None
     """The group it waits for."""
     children: list[Activation] | None = None
+    """Calls nested in it that have begun."""
+    blocked: list[Activation] | None = None
+    """Calls nested in it that wait for a group."""
     ended: anyio.Event | None = None
     """Set when a nested call ends, if someone waits for that."""
     caller: Caller[Any] | None = None
@@ -126,8 +129,8 @@ class Activation(Turn):
         """Yield the groups that this and the calls nested in it wait for."""
         if self.waits_for is not None:
             yield self.waits_for
-        for child in self.children or ():
-            yield from child.waited_for()
+        for nested in (*(self.children or ()), *(self.blocked or ())):
+            yield from nested.waited_for()
 
     def live_instances(self) -> list[Instance]:
         """Return the instances that have a live frame in it."""

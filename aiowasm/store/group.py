@@ -84,6 +84,9 @@ class Group:
         self.queue.append(waiter)
         activation.waits_for = self
         activation.waiter = waiter
+        parent = activation.parent
+        if parent is not None:
+            parent.blocked = [*(parent.blocked or ()), activation]
         try:
             seconds = activation.store.deadlock_timeout_seconds
             if seconds is None:
@@ -106,6 +109,8 @@ class Group:
         finally:
             activation.waiter = None
             activation.waits_for = None
+            if parent is not None and parent.blocked is not None:
+                parent.blocked.remove(activation)
 
     def _described(self) -> str:
         return ", ".join(f"{holder!r} holds it" for holder in self.stack) or "nobody holds it"

@@ -80,8 +80,8 @@ class Activation(Turn):
     """For a synchronous call: the execution's fuel at which it would block."""
     stack_pointers: Sequence[tuple[GlobalInst, Any]] = ()
     """Shadow stack pointers and what they were at the start, if they are to be put back."""
-    groups: Sequence[Group] = ()
-    """The groups that an instantiation holds until they are merged."""
+    groups: tuple[Group, ...] = ()
+    """The groups it holds; a call that found its group free does not say so."""
     parked: Group | None = None
     """The group that it has given away while it is in a host function (interleave)."""
     gate: Gate

@@ -62,8 +62,12 @@ class Group:
         """Put *activation* on the stack if nobody is before it; a nested call passes those who wait for the stack."""
         if not self.admits(activation) or (self.queue and not self.stack):
             return False
-        self.stack.append(activation)
+        self._push(activation)
         return True
+
+    def _push(self, activation: Activation) -> None:
+        self.stack.append(activation)
+        activation.groups = (*activation.groups, self)
 
     async def enter(self, activation: Activation, max_waiters: int) -> bool:
         """Wait for a place on the stack; False: woken because the instance it wants is closed.
@@ -100,17 +104,22 @@ class Group:
             if waiter.granted:
                 activation.waits_for.leave(activation)
             else:
-                activation.waits_for.queue.remove(waiter)
+                activation.waits_for._give_up(waiter)
             raise
         else:
             if not waiter.granted:
-                activation.waits_for.queue.remove(waiter)
+                activation.waits_for._give_up(waiter)
             return waiter.granted
         finally:
             activation.waiter = None
             activation.waits_for = None
             if parent is not None and parent.blocked is not None:
                 parent.blocked.remove(activation)
+
+    def _give_up(self, waiter: _Waiter) -> None:
+        """Leave the queue. Those behind may have come while the stack was free already."""
+        self.queue.remove(waiter)
+        self.wake()
 
     def _described(self) -> str:
         return ", ".join(f"{holder!r} holds it" for holder in self.stack) or "nobody holds it"
@@ -133,6 +142,8 @@ class Group:
     def leave(self, activation: Activation) -> None:
         """Take *activation* off the stack and let in who may come next."""
         self.stack.remove(activation)
+        if activation.groups:
+            activation.groups = tuple(group for group in activation.groups if group is not self)
         self.left()
 
     def left(self) -> None:
@@ -153,7 +164,7 @@ class Group:
             if not waiter.event.is_set() and self.admits(waiter.activation):
                 self.queue.remove(waiter)
                 waiter.granted = True
-                self.stack.append(waiter.activation)
+                self._push(waiter.activation)
                 waiter.event.set()
                 return
 
@@ -187,7 +198,8 @@ def merge(groups: list[Group]) -> Group:
             waiter.activation.waits_for = target
         for activation in group.stack:
             if activation.groups:
-                activation.groups = [target if held is group else held for held in activation.groups]
+                renamed = (target if held is group else held for held in activation.groups)
+                activation.groups = tuple(dict.fromkeys(renamed))
         group.members, group.leaving = set(), set()
         group.stack, group.queue = [], []
     target.stack.sort(key=lambda activation: activation.depth)

@@ -39,11 +39,11 @@ async def acquire(activation: Activation, wanted: Callable[[], Iterable[Group]],
             for group in sorted(set(wanted()), key=lambda group: group.serial):
                 if activation not in group.stack and not group.try_enter(activation):
                     await group.enter(activation, max_waiters)
-                activation.groups = [held for held in (*activation.groups, group) if activation in held.stack]
-            # What was waited for may have become part of another group.
-            activation.groups = groups = sorted(set(wanted()), key=lambda group: group.serial)
-            if all(activation in group.stack for group in groups):
-                return groups
+            # What was waited for may have become part of another group, or no longer be wanted.
+            groups = set(wanted())
+            if groups == set(activation.groups):
+                return list(groups)
+            release(activation)
     except BaseException:
         release(activation)
         raise
@@ -52,9 +52,7 @@ async def acquire(activation: Activation, wanted: Callable[[], Iterable[Group]],
 def release(activation: Activation) -> None:
     """Give back all groups that *activation* holds."""
     for group in activation.groups:
-        if activation in group.stack:
-            group.leave(activation)
-    activation.groups = ()
+        group.leave(activation)
 
 
 def link_now(groups: Iterable[Group], activation: Activation | None = None) -> Group:

@@ -411,7 +411,6 @@ class _Transaction:
 
         held = await acquire(activation, groups, instance.limits.waiters)
         merge(held)
-        activation.groups = ()
         try:
             await enter_gate(activation)
             instance.check()

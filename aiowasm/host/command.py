@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aiowasm.host.wasi.filesystem import FileSystem
     from aiowasm.host.wasi.stdio import InputSource, OutputTarget
     from aiowasm.host.wasi.wasi import CommandResult
+    from aiowasm.store.namespace import Importable
 
 __all__ = ("Process", "open_command", "run_command")
 
@@ -37,6 +38,7 @@ async def run_command(
     stdout: OutputTarget = None,
     stderr: OutputTarget = None,
     fs: Mapping[str, FileSystem] | None = None,
+    imports: Mapping[str, Importable] | None = None,
     timeout: float | None = None,
     limits: Limits | None = None,
     engine: EngineName = "auto",
@@ -53,6 +55,7 @@ async def run_command(
         stdout: Where its output goes; captured by default.
         stderr: The same.
         fs: Guest paths to file systems.
+        imports: Where else it imports from, by module name: host modules of yours.
         timeout: Seconds it may take.
         limits: What it may consume.
         engine: Which engine runs it.
@@ -72,7 +75,7 @@ async def run_command(
     wasi = _wasi(deterministic, args=args, env=env, stdin=stdin, stdout=stdout, stderr=stderr, fs=fs, **options)
     limits = _limits(limits, timeout)
     async with Store[None](engine=engine, limits=limits) as store:
-        return await store.run_command(module, wasi)
+        return await store.run_command(module, wasi, imports=imports)
 
 
 def _wasi(deterministic: bool, **options: Any) -> Any:
@@ -94,8 +97,15 @@ class Process:
     exception or by cancellation kills the program.
     """
 
-    def __init__(self, module: Module | bytes, store: Callable[[], Store[None]], options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        module: Module | bytes,
+        store: Callable[[], Store[None]],
+        imports: Mapping[str, Importable] | None,
+        options: dict[str, Any],
+    ) -> None:
         self._module = module
+        self._imports = imports
         self._make_store = store
         self._options = options
         self._group: TaskGroup | None = None
@@ -135,7 +145,7 @@ class Process:
         try:
             with self._scope or anyio.CancelScope():
                 async with self._make_store() as store:
-                    result: CommandResult = await store.run_command(self._module, wasi)
+                    result: CommandResult = await store.run_command(self._module, wasi, imports=self._imports)
                     self.result = result
                     self.exit_code = result.exit_code
         except ExitError as error:
@@ -201,6 +211,7 @@ def open_command(
     args: Iterable[str | bytes] = (),
     env: Mapping[str, str] | None = None,
     fs: Mapping[str, FileSystem] | None = None,
+    imports: Mapping[str, Importable] | None = None,
     timeout: float | None = None,
     limits: Limits | None = None,
     engine: EngineName = "auto",
@@ -215,5 +226,6 @@ def open_command(
     return Process(
         module,
         lambda: Store[None](engine=engine, limits=limits),
+        imports,
         {"deterministic": deterministic, "args": args, "env": env, "fs": fs, **options},
     )

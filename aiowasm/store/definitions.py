@@ -17,7 +17,7 @@ from aiowasm.syntax.types import FuncType, GlobalType, MemType, TableType
 if TYPE_CHECKING:
     from aiowasm.store.limits import Limits
     from aiowasm.store.module import Module
-    from aiowasm.store.namespace import Namespace
+    from aiowasm.store.namespace import Importable, Namespace
 
 __all__ = (
     "Command",
@@ -103,7 +103,12 @@ class Command(ABC, Generic[R]):
 
     @abstractmethod
     async def run_command(
-        self, namespace: Namespace[Any], module: Module | bytes, *, limits: Limits | None = None
+        self,
+        namespace: Namespace[Any],
+        module: Module | bytes,
+        *,
+        imports: Mapping[str, Importable] | None = None,
+        limits: Limits | None = None,
     ) -> R:
         """Instantiate *module* in *namespace*, run it to its end, close it, and return what came of it."""
 

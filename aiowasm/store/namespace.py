@@ -174,12 +174,20 @@ class Namespace(Generic[D]):
             del transaction, imports
             raise
 
-    async def run_command(self, module: Module | bytes, command: Command[R], *, limits: Limits | None = None) -> R:
+    async def run_command(
+        self,
+        module: Module | bytes,
+        command: Command[R],
+        *,
+        imports: Mapping[str, Importable] | None = None,
+        limits: Limits | None = None,
+    ) -> R:
         """Run *module* as a program with what *command*, a `Wasi`, gives it: call its `_start`, then close it.
 
         Args:
             module: A module that exports `_start`.
             command: Its arguments, streams, file systems and so on.
+            imports: Where to import from, by module name; before the command and the namespace.
             limits: Further limits, for this instance.
 
         Returns:
@@ -191,7 +199,7 @@ class Namespace(Generic[D]):
             LinkError: It is no command, or imports something else.
             Trap: It trapped. `result`, an attribute of the error, is what had come of it; of a DeadlineError too.
         """
-        return await command.run_command(self, module, limits=limits)
+        return await command.run_command(self, module, imports=imports, limits=limits)
 
     def _instantiate_host(self, source: Definitions, name: str) -> Instance:
         self.claim(name)

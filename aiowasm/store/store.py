@@ -175,9 +175,16 @@ class Store(Generic[D]):
             listeners=listeners,
         )
 
-    async def run_command(self, module: Module | bytes, command: Command[R], *, limits: Limits | None = None) -> R:
+    async def run_command(
+        self,
+        module: Module | bytes,
+        command: Command[R],
+        *,
+        imports: Mapping[str, Importable] | None = None,
+        limits: Limits | None = None,
+    ) -> R:
         """Run *module* as a program: see `Namespace.run_command`."""
-        return await self._default.run_command(module, command, limits=limits)
+        return await self._default.run_command(module, command, imports=imports, limits=limits)
 
     def namespace(self, name: str, *, limits: Limits | None = None, data: Any = None) -> Namespace[Any]:
         """Make a namespace of its own names; an async context manager that closes it.

@@ -30,7 +30,7 @@ from aiowasm.store.module import Module
 
 if TYPE_CHECKING:
     from aiowasm.store.limits import Limits
-    from aiowasm.store.namespace import Namespace
+    from aiowasm.store.namespace import Importable, Namespace
 
 __all__ = ("CommandResult", "Wasi")
 
@@ -181,19 +181,24 @@ class Wasi(Command[CommandResult]):
         return _imports(self.system())
 
     async def run_command(
-        self, namespace: Namespace[Any], module: Module | bytes, *, limits: Limits | None = None
+        self,
+        namespace: Namespace[Any],
+        module: Module | bytes,
+        *,
+        imports: Mapping[str, Importable] | None = None,
+        limits: Limits | None = None,
     ) -> CommandResult:
         """Run *module* as a program in *namespace*. See `Namespace.run_command`."""
         if not isinstance(module, Module):
             module = await Module.from_bytes(module, features=namespace.store.features)
         system = self.system()
         imported = {entry.module for entry in module.imports}
-        imports = {name: host for name, host in _imports(system).items() if name in imported}
+        own = {name: host for name, host in _imports(system).items() if name in imported}
         try:
-            return await _run(namespace, module, system, imports, limits)
+            return await _run(namespace, module, system, {**own, **(imports or {})}, limits)
         finally:
             system.close()
-            for host in imports.values():  # made for this guest alone: a store that lives on must not keep them
+            for host in own.values():  # made for this guest alone: a store that lives on must not keep them
                 namespace.host(host).close_soon()
 
 
@@ -205,7 +210,7 @@ async def _run(
     namespace: Namespace[Any],
     module: Module,
     system: System,
-    imports: Mapping[str, HostModule],
+    imports: Mapping[str, Importable],
     limits: Limits | None,
 ) -> CommandResult:
     instance = None

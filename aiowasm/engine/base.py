@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aiowasm.syntax.types import GlobalType, MemType, TableType
     from aiowasm.validation.module import ValidatedModule
 
-__all__ = ("NO_LIMIT", "Engine", "Execution", "HostReturned", "Outcome", "Thrown")
+__all__ = ("NO_LIMIT", "Engine", "Execution", "HostReturned", "HostWaits", "Outcome", "Thrown")
 
 NO_LIMIT = (1 << 63) - 1
 """The fuel limit of a call that has none: everything is metered, always."""
@@ -69,6 +69,13 @@ class HostReturned(Exception):  # noqa: N818 - a signal
         super().__init__(result)
         self.result = result
         self.count = 0
+
+
+class HostWaits(Exception):  # noqa: N818 - a signal
+    """Raised by a `FuncInst.host` that has to wait after all: the outcome is HOST_CALL, as without `host`.
+
+    Only for engines whose `defers_host_calls` is True.
+    """
 
 
 class Execution(Protocol):

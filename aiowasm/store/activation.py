@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextvars import ContextVar
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,8 @@ class Activation(Turn):
     """Whether the guest must stop at its next chance: it was closed, or asked to yield."""
     exit: ExitError | None = None
     """Set by whoever closes an instance that has a frame in it."""
+    deferred: Awaitable[Any] | None = None
+    """What a host function that was called inside the engine has left to await."""
     scope: anyio.CancelScope | None = None
     """Around host functions that are awaited, so that closing can cancel them."""
     accounted = 0

@@ -43,7 +43,11 @@ class Converters(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HostFunction:
-    """A host function: its type, and how it wants to be called. `fuel` is charged for each call."""
+    """A host function: its type, and how it wants to be called. `fuel` is charged for each call.
+
+    `attempt` of an asynchronous one is a `def` function that is called first, inside the engine where that can be: it
+    returns the results, or something to await for them. It saves leaving the engine where nothing has to wait.
+    """
 
     name: str
     functype: FuncType
@@ -52,6 +56,7 @@ class HostFunction:
     takes_caller: bool
     fuel: int
     unsigned: tuple[bool, ...]
+    attempt: Callable[..., object] | None = None
 
     def converters(self, references: References = NO_REFERENCES) -> Converters:
         """Return the converters for a store whose handles are *references*. Keep them: making them is what costs."""

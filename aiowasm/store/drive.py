@@ -363,14 +363,18 @@ async def host_call(activation: Activation) -> None:
     binding = func.owner
     if not isinstance(binding, HostBinding):
         raise TypeError("a host function without a definition")
-    if execution.caller is not None and execution.caller.owner.listeners is not None:
-        execution.caller.owner.listeners.host_call(func)
-    if binding.definition.fuel:
-        execution.charge(binding.definition.fuel)
+    work, activation.deferred = activation.deferred, None
+    if work is None:  # else the call has begun, and been heard and charged, inside the engine
+        if execution.caller is not None and execution.caller.owner.listeners is not None:
+            execution.caller.owner.listeners.host_call(func)
+        if binding.definition.fuel:
+            execution.charge(binding.definition.fuel)
     await suspend(activation, State.IN_HOST)
     try:
-        arguments = binding.arguments(activation, execution.caller, execution.arguments)
-        results = binding.to_engine(await binding.definition.function(*arguments))  # type: ignore[misc]
+        if work is None:
+            arguments = binding.arguments(activation, execution.caller, execution.arguments)
+            work = binding.definition.function(*arguments)  # type: ignore[assignment]
+        results = binding.to_engine(await work)  # type: ignore[misc]
     except WasmException as error:
         exception = activation.store.exception_of(error, execution.caller)
         await resumed(activation)

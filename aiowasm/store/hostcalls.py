@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from aiowasm.engine.base import HostReturned, Thrown
+from aiowasm.engine.base import HostReturned, HostWaits, Thrown
 from aiowasm.engine.func import FuncInst
 from aiowasm.errors import EXIT_CANCELLED, WasmException
 from aiowasm.store.activation import CURRENT, Activation
@@ -37,7 +38,11 @@ class HostBinding:
 
     def host(self) -> Callable[..., Any] | None:
         """Return what engines call for a `def` function; None for an `async def` one."""
-        return None if self.definition.is_async else _synchronous(self)
+        if not self.definition.is_async:
+            return _synchronous(self)
+        if self.definition.attempt is None or not getattr(self.instance.backend, "defers_host_calls", False):
+            return None
+        return _attempting(self, self.definition.attempt)
 
     def arguments(self, activation: Activation, core: ModuleInst | None, values: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return what the function is called with."""
@@ -54,11 +59,16 @@ def caller_of(activation: Activation, core: ModuleInst | None, host: Instance) -
     return caller
 
 
-def _synchronous(binding: HostBinding) -> Callable[..., Any]:
+def _synchronous(
+    binding: HostBinding,
+    definition: HostFunction | None = None,
+    to_engine: Callable[[Any], tuple[object, ...]] | None = None,
+) -> Callable[..., Any]:
     """The wrapper around a `def` function. It runs inside `resume`, for each call of a guest: it is kept short."""
-    definition = binding.definition
+    definition = binding.definition if definition is None else definition
+    to_engine = binding.to_engine if to_engine is None else to_engine
     function, fuel, takes_caller = definition.function, definition.fuel, definition.takes_caller
-    to_host, to_engine, instance = binding.to_host, binding.to_engine, binding.instance
+    to_host, instance = binding.to_host, binding.instance
     single = len(definition.functype.results) == 1
     current = CURRENT.get
 
@@ -82,6 +92,21 @@ def _synchronous(binding: HostBinding) -> Callable[..., Any]:
         return results[0] if single else results
 
     return host
+
+
+def _attempting(binding: HostBinding, attempt: Callable[..., Any]) -> Callable[..., Any]:
+    """The wrapper around a function that may turn out to have to wait."""
+    definition = replace(binding.definition, function=attempt)
+    to_engine = binding.to_engine
+
+    def convert(results: Any) -> tuple[object, ...]:
+        if isinstance(results, Awaitable):
+            activation: Activation = CURRENT.get()  # type: ignore[assignment]
+            activation.deferred = results
+            raise HostWaits
+        return to_engine(results)
+
+    return _synchronous(binding, definition, convert)
 
 
 def _linking(to_engine: Callable[[object], tuple[object, ...]]) -> Callable[[object], tuple[object, ...]]:

@@ -12,7 +12,7 @@ from types import CellType, FunctionType
 from typing import TYPE_CHECKING, Any, cast
 
 import aiowasm.engine.interpreter.accesses  # noqa: F401 - fills NAMES
-from aiowasm.engine.base import HostReturned, Thrown
+from aiowasm.engine.base import HostReturned, HostWaits, Thrown
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.heap import ExnInst, StructInst, ref_eq, ref_matches, struct_nbytes
 from aiowasm.engine.interpreter.expressions import NAMES
@@ -247,9 +247,10 @@ def bind(engine: Interpreter, func: FuncInst, code: FunctionCode) -> FunctionTyp
 def _call_template(nparams: int) -> Callable[..., Callable[..., Any]]:
     names = "".join(f"a{i}," for i in range(nparams))
     source = (
-        f"def make(host,caller,count,HostReturned,Thrown,Failed):\n def call({names}d):\n"
+        f"def make(host,caller,count,HostReturned,Thrown,Failed,HostWaits,leave):\n def call({names}d):\n"
         f"  try:\n   return host(caller,{names})\n"
         "  except HostReturned as returned:\n   returned.count=count\n   raise\n"
+        f"  except HostWaits:\n   raise leave(({names})) from None\n"
         "  except Thrown:\n   raise\n  except BaseException as error:\n   raise Failed(error) from None\n"
         " return call\n"
     )
@@ -279,4 +280,13 @@ def host_entry(func: FuncInst, caller: ModuleInst | None) -> Callable[..., Any]:
     if template is None:
         template = _templates[nparams] = _call_template(nparams)
     # One wrapper a number of parameters: a call with *arguments costs 0.1 us more (benchmarks/calls.py).
-    return template(host, caller, len(functype.results), HostReturned, Thrown, Failed)
+    return template(
+        host,
+        caller,
+        len(functype.results),
+        HostReturned,
+        Thrown,
+        Failed,
+        HostWaits,
+        lambda arguments: Leave(func, arguments, caller),
+    )

@@ -51,6 +51,7 @@ class Interpreter:
     """
 
     name = "interpreter"
+    defers_host_calls = True
 
     def __init__(self, hot: int = HOT) -> None:
         self.hot = hot

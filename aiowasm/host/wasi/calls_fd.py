@@ -78,7 +78,7 @@ def fd_read(system: System, caller: Guest, fd: int, iovs: int, count: int, resul
     done: int | None
     if isinstance(descriptor, FileDescriptor):
         if descriptor.file.may_wait(sum(map(len, buffers))):
-            return _read_file(system, caller, descriptor, buffers, descriptor.position, result, moves=True)
+            return _read_file(system, caller, descriptor, iovs, count, None, result)
         done = run(descriptor.file.pread(buffers, descriptor.position)) if buffers else 0
         descriptor.position += done
     else:
@@ -108,30 +108,24 @@ async def _read_stream(
         elif isinstance(descriptor, SocketDescriptor):
             await descriptor.connection.wait_readable()
         view = system.view(caller)
-        done = _read_nowait(descriptor, system.buffers(caller, view, iovs, count))
+        done = _read_nowait(descriptor, system.buffers(None, view, iovs, count))
         if done is not None:
             put_u32(view, result, done)
             return Errno.SUCCESS
 
 
 async def _read_file(
-    system: System,
-    caller: Guest,
-    descriptor: FileDescriptor,
-    buffers: list[memoryview],
-    offset: int,
-    result: int,
-    *,
-    moves: bool,
+    system: System, caller: Guest, descriptor: FileDescriptor, iovs: int, count: int, offset: int | None, result: int
 ) -> int:
-    # The guest's memory may move, and must not change under a guest that was cancelled: read beside it.
-    targets = [(buffer.nbytes, buffer) for buffer in buffers]
-    own = memoryview(bytearray(sum(nbytes for nbytes, _ in targets)))
-    done = await descriptor.file.pread([own], offset) if own else 0
-    if moves:
-        descriptor.position = offset + done
-    scatter(own[:done], buffers)
-    put_u32(system.view(caller), result, done)
+    # Beside the guest's memory: that may move meanwhile, and must not change under a guest that was cancelled.
+    nbytes = sum(map(len, system.buffers(None, system.view(caller), iovs, count)))
+    own = memoryview(bytearray(nbytes))
+    done = await descriptor.file.pread([own], descriptor.position if offset is None else offset) if nbytes else 0
+    if offset is None:
+        descriptor.position += done
+    view = system.view(caller)
+    scatter(own[:done], system.buffers(None, view, iovs, count))
+    put_u32(view, result, done)
     return Errno.SUCCESS
 
 
@@ -143,7 +137,7 @@ def fd_pread(system: System, caller: Guest, fd: int, iovs: int, count: int, offs
     if offset > _MAX_OFFSET:
         raise WasiError(Errno.INVAL)
     if descriptor.file.may_wait(sum(map(len, buffers))):
-        return _read_file(system, caller, descriptor, buffers, offset, result, moves=False)
+        return _read_file(system, caller, descriptor, iovs, count, offset, result)
     put_u32(view, result, run(descriptor.file.pread(buffers, offset)) if buffers else 0)
     return Errno.SUCCESS
 

@@ -82,7 +82,7 @@ def sock_recv(
         return Errno.AGAIN
     waits_for_all = flags & RiFlags.WAITALL and not flags & RiFlags.PEEK and not descriptor.flags & _NONBLOCK
     if done is None or (waits_for_all and 0 < done < wanted):
-        return _recv_later(system, caller, descriptor, buffers, flags, done or 0, result, result_flags)
+        return _recv_later(system, caller, descriptor, (iovs, count), flags, done or 0, result, result_flags)
     _received(view, done, result, result_flags)
     return Errno.SUCCESS
 
@@ -96,7 +96,7 @@ async def _recv_later(
     system: System,
     caller: Guest,
     descriptor: SocketDescriptor,
-    buffers: list[memoryview],
+    iovecs: tuple[int, int],
     flags: int,
     done: int,
     result: int,
@@ -105,6 +105,7 @@ async def _recv_later(
     connection = descriptor.connection
     while True:
         await connection.wait_readable()
+        buffers = system.buffers(None, system.view(caller), *iovecs)
         received = connection.recv_nowait(_after(buffers, done), peek=bool(flags & RiFlags.PEEK))
         if received is None:
             continue

@@ -6,7 +6,7 @@ engine; which those are depends on whether a file system of the guest waits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final
 
 from aiowasm.host.module import HostModule
@@ -97,6 +97,7 @@ def _bind(system: System, name: str, signature: Signature, call: Call) -> HostFu
         True,
         0,
         tuple(letter != "s" for letter in signature.parameters),
+        _attempting(system, call) if waits else None,
     )
 
 
@@ -109,6 +110,41 @@ def _immediate(system: System, call: Call) -> Call:
         return 0 if answer is Errno.SUCCESS else answer
 
     return immediate
+
+
+class _Later:
+    """What is left to await of a call that began inside the engine."""
+
+    __slots__ = ("_work",)
+
+    def __init__(self, work: Coroutine[Any, Any, int]) -> None:
+        self._work = work
+
+    def __await__(self) -> Generator[Any, Any, int]:
+        return _caught(self._work).__await__()
+
+    def __del__(self) -> None:
+        self._work.close()  # one that is never awaited, as its guest was cancelled first, is no mistake
+
+
+async def _caught(work: Coroutine[Any, Any, int]) -> int:
+    try:
+        return int(await work)
+    except _FAILURES as error:
+        return int(errno_of(error))
+
+
+def _attempting(system: System, call: Call) -> Call:
+    def attempting(caller: Any, *arguments: int) -> int | _Later:
+        try:
+            answer: int | Coroutine[Any, Any, int] = call(system, caller, *arguments)
+        except _FAILURES as error:
+            return int(errno_of(error))
+        if answer is Errno.SUCCESS:
+            return 0
+        return int(answer) if isinstance(answer, int) else _Later(answer)
+
+    return attempting
 
 
 def _waiting(system: System, call: Call) -> Call:

@@ -89,22 +89,22 @@ class System:
         self.peak_memory_nbytes = max(self.peak_memory_nbytes, len(view))
         return view
 
-    def buffers(self, caller: Guest, view: memoryview, address: int, count: int) -> list[memoryview]:
+    def buffers(self, caller: Guest | None, view: memoryview, address: int, count: int) -> list[memoryview]:
         """Return the bytes that *count* iovecs at *address* name, without empty ones, up to MAX_CALL_NBYTES.
 
-        Charges a unit of fuel for each iovec and for each 64 bytes.
+        Charges *caller* a unit of fuel for each iovec and for each 64 bytes; None if it was charged already.
         """
         if count == 1:  # nearly always; a loop would cost as much as the call
             start, nbytes = IOVEC.unpack_from(view, check(view, address, 8))
             if start + nbytes > len(view):
                 raise WasiError(Errno.FAULT)
             nbytes = min(nbytes, MAX_CALL_NBYTES)
-            caller.consume_fuel(1 + nbytes // FUEL_NBYTES)
+            if caller is not None:
+                caller.consume_fuel(1 + nbytes // FUEL_NBYTES)
             return [view[start : start + nbytes]] if nbytes else []
         if count > MAX_IOVECS:
             raise WasiError(Errno.INVAL)
         check(view, address, 8 * count)
-        caller.consume_fuel(count)
         found = []
         left = MAX_CALL_NBYTES
         for start, nbytes in IOVEC.iter_unpack(view[address : address + 8 * count]):
@@ -114,7 +114,8 @@ class System:
                 part = min(nbytes, left)
                 left -= part
                 found.append(view[start : start + part])
-        caller.consume_fuel((MAX_CALL_NBYTES - left) // FUEL_NBYTES)
+        if caller is not None:
+            caller.consume_fuel(count + (MAX_CALL_NBYTES - left) // FUEL_NBYTES)
         return found
 
     def bytes_at(self, caller: Guest, address: int, nbytes: int, max_nbytes: int) -> bytes:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 import struct
 from array import array
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -36,7 +35,6 @@ from aiowasm.syntax.types import (
 )
 from aiowasm.text.parser import parse_module
 from aiowasm.text.printer import print_f32, print_f64, print_instruction, print_module, print_string
-from aiowasm.text.script import parse_script
 
 
 def expr(*code: tuple) -> Expr:
@@ -207,30 +205,3 @@ def test_deep_nesting_prints_in_linear_size() -> None:
     buffer = b"\0" + code
     module = Module(types=(FUNC,), funcs=Funcs(array("I", [0]), buffer, array("Q", [0]), array("Q", [len(buffer)])))
     assert len(print_module(module)) < depth * 200
-
-
-def test_suite_round_trip(testsuite: Path) -> None:
-    failures = []
-    count = 0
-    for path in sorted(testsuite.rglob("*.wast")):
-        if "custom-descriptors" in path.parts:
-            continue
-        for command in parse_script(path.read_bytes()):
-            text = getattr(command, "module", None)
-            if text is None or isinstance(text, str) or text.kind == "binary":
-                continue
-            try:
-                module = parse_module(text.source)
-            except (MalformedError, InvalidError):
-                continue
-            count += 1
-            try:
-                again = parse_module(print_module(module))
-            except MalformedError as error:
-                failures.append(f"{path.name}:{text.line}: {error}")
-                continue
-            if again != module:
-                names = [n for n in Module.__dataclass_fields__ if getattr(again, n) != getattr(module, n)]
-                failures.append(f"{path.name}:{text.line}: {names}")
-    assert not failures, "\n".join(failures[:50])
-    assert count > 0

@@ -53,18 +53,25 @@ class MissingFeatureError(AiowasmError):
 
 @dataclass(slots=True)
 class Report:
-    """What became of a script's commands; `failures` and `skips` are (line, what happened)."""
+    """What became of a script's commands; `failures` and `skips` are (line, what happened).
+
+    `fuel` is what each call of a guest consumed, in order.
+    """
 
     passed: int = 0
     failures: list[tuple[int, str]] = field(default_factory=list)
     skips: list[tuple[int, str]] = field(default_factory=list)
+    fuel: list[int] = field(default_factory=list)
 
 
 class _Agent:
     """A script, or a thread of one: what it has defined, instantiated and registered."""
 
-    def __init__(self, features: Features, engine: Engine, report: Report, turns: list[Turn[None]]) -> None:
+    def __init__(
+        self, features: Features, engine: Engine, report: Report, turns: list[Turn[None]], slice_fuel: int
+    ) -> None:
         self.turns = turns
+        self.slice_fuel = slice_fuel
         self.features = features
         self.engine = engine
         self.report = report
@@ -147,12 +154,15 @@ class _Agent:
     def call(self, func: FuncInst, arguments: tuple[Any, ...]) -> Turn[tuple[Any, ...]]:
         execution = self.engine.call(func, arguments, limit=NO_LIMIT, call_depth=_CALL_DEPTH, stack_slots=_STACK_SLOTS)
         while True:
-            outcome = execution.resume(_SLICE_FUEL)
-            if outcome is Outcome.RETURNED:
-                return execution.results
+            outcome = execution.resume(self.slice_fuel)
             if outcome is Outcome.PAUSED:
                 yield 0
-            elif outcome is Outcome.WAIT:
+                continue
+            if outcome is not Outcome.WAIT:
+                self.report.fuel.append(execution.consumed)
+            if outcome is Outcome.RETURNED:
+                return execution.results
+            if outcome is Outcome.WAIT:
                 waiter, timeout_ns = execution.arguments
                 until = inf if timeout_ns < 0 else time.monotonic() + timeout_ns / 1e9
                 while not waiter.woken and time.monotonic() < until:
@@ -216,7 +226,7 @@ class _Agent:
 
     def thread(self, command: script.Thread) -> Turn[None]:
         yield from ()
-        agent = _Agent(self.features, self.engine, self.report, self.turns)
+        agent = _Agent(self.features, self.engine, self.report, self.turns, self.slice_fuel)
         for name in command.shared:
             if self.instances.get(name) is None:
                 raise MismatchError(f"there is no instance {name}")
@@ -272,11 +282,13 @@ _COMMANDS: dict[type[script.Command], Callable[[_Agent, Any], Turn[None]]] = {
 }
 
 
-def run_commands(commands: list[script.Command], features: Features, engine: Engine) -> Report:
-    """Run the commands of a script and return what became of them."""
+def run_commands(
+    commands: list[script.Command], features: Features, engine: Engine, slice_fuel: int = _SLICE_FUEL
+) -> Report:
+    """Run the commands of a script and return what became of them; guests pause each *slice_fuel* units."""
     report = Report()
     turns: list[Turn[None]] = []
-    turns.append(_Agent(features, engine, report, turns).run(commands))
+    turns.append(_Agent(features, engine, report, turns, slice_fuel).run(commands))
     idle = 0
     while turns:
         until = inf
@@ -303,10 +315,10 @@ def _give_up(turns: list[Turn[None]]) -> None:
         del turns[0]
 
 
-def run_script(source: bytes, features: Features, engine: Engine) -> Report:
-    """Run a script.
+def run_script(source: bytes, features: Features, engine: Engine, slice_fuel: int = _SLICE_FUEL) -> Report:
+    """Run a script; see `run_commands`.
 
     Raises:
         MalformedError: It is not a script.
     """
-    return run_commands(script.parse_script(source), features, engine)
+    return run_commands(script.parse_script(source), features, engine, slice_fuel)

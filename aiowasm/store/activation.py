@@ -65,6 +65,8 @@ class Activation(Turn):
     """`accounted` when listeners last heard of it."""
     resumed_at = 0
     """`accounted` when it was last resumed."""
+    looked_at = -(1 << 62)
+    """`slice_start` when `deadline` was last looked up."""
     slice_start = 0
     slice_end = 0
     deadline = float("inf")

@@ -48,6 +48,7 @@ __all__ = (
     "within_timeout",
 )
 
+_LOOK_NS = 1_000_000
 _FATAL = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
@@ -259,7 +260,7 @@ async def _refuel(activation: Activation) -> None:
     dry = [tank for tank in activation.tanks if tank.limit is not None and tank.used > tank.limit]
     if not dry:
         return
-    await suspend(activation, State.LIMITER)
+    suspend(activation, State.LIMITER)
     added = await activation.store.on_out_of_fuel(activation.instance)  # type: ignore[misc]
     await resumed(activation)
     for tank in dry:
@@ -269,11 +270,14 @@ async def _refuel(activation: Activation) -> None:
         raise OutOfFuel(frames=activation.execution.frames())  # type: ignore[union-attr]
 
 
-async def suspend(activation: Activation, state: State) -> None:
+def suspend(activation: Activation, state: State) -> None:
     """Prepare to await something of the host's: let nested calls in, let the baton go."""
     activation.state = state
     activation.in_host = True
-    activation.deadline = anyio.current_effective_deadline()
+    # The scopes around a call stay the same while it lasts, but for their deadlines: a look now and then will do.
+    if activation.slice_start - activation.looked_at > _LOOK_NS:
+        activation.looked_at = activation.slice_start
+        activation.deadline = anyio.current_effective_deadline()
     if activation.gate.holder is activation:
         activation.gate.release(activation)
     group = activation.instance.group
@@ -369,7 +373,7 @@ async def host_call(activation: Activation) -> None:
             execution.caller.owner.listeners.host_call(func)
         if binding.definition.fuel:
             execution.charge(binding.definition.fuel)
-    await suspend(activation, State.IN_HOST)
+    suspend(activation, State.IN_HOST)
     try:
         if work is None:
             arguments = binding.arguments(activation, execution.caller, execution.arguments)
@@ -382,7 +386,14 @@ async def host_call(activation: Activation) -> None:
         return
     if binding.gives_references:
         link_now([activation.instance.group, *filter(None, map(group_of, results))], activation)
-    await resumed(activation)
+    activation.in_host = False
+    if (
+        activation.children
+        or activation.parked is not None
+        or activation.exit is not None
+        or perf_counter_ns() >= activation.gate.deadline
+    ):
+        await resumed(activation)
     execution.deliver(results)
 
 
@@ -394,7 +405,7 @@ async def wait(activation: Activation) -> None:
     waiter.on_wake = event.set
     if waiter.woken:
         event.set()
-    await suspend(activation, State.IN_HOST)
+    suspend(activation, State.IN_HOST)
     with anyio.move_on_after(None if timeout_ns < 0 else timeout_ns / 1e9):
         await event.wait()
     waiter.cancel()
@@ -410,7 +421,7 @@ async def _grow(activation: Activation) -> None:
     if limiter is not None and activation.in_limiter():
         granted = False  # the limiter must not be asked for what it needs itself
     elif limiter is not None and may_grow(entity, delta):
-        await suspend(activation, State.LIMITER)
+        suspend(activation, State.LIMITER)
         granted = bool(await limiter(activation.instance, entity, delta))
         await resumed(activation)
     execution.deliver((grow(entity, delta, init) if granted else -1,))

@@ -1,0 +1,118 @@
+"""How late other tasks are while guests spin, how equally guests are served, and how much of the CPU they keep.
+
+    python benchmarks/fairness.py [--engine interpreter] [--seconds 2] [--backends asyncio uvloop trio]
+
+Bounds: a timer is later than in the idle loop by at most 2.5 ms at the median and 5 ms at the 99th percentile,
+an echo over a loopback socket likewise; Jain's index is at least 0.95; guests keep at least 90 % of the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+
+import anyio
+import anyio.abc
+
+from aiowasm import Instance, Module, Store
+
+TEXT = """(module (global (export "n") (mut i64) (i64.const 0))
+  (func (export "spin") (loop (global.set 0 (i64.add (global.get 0) (i64.const 1))) (br 0))))"""
+
+
+async def timers(lateness: list[float]) -> None:
+    while True:
+        start = time.perf_counter()
+        await anyio.sleep(0.003)
+        lateness.append(time.perf_counter() - start - 0.003)
+
+
+async def serve(client: anyio.abc.SocketStream) -> None:
+    async with client:
+        async for data in client:
+            await client.send(data)
+
+
+async def echoes(port: int, round_trips: list[float]) -> None:
+    async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+        while True:
+            start = time.perf_counter()
+            await stream.send(b"x")
+            await stream.receive()
+            round_trips.append(time.perf_counter() - start)
+            await anyio.sleep(0.005)
+
+
+async def spin(instance: Instance) -> None:
+    await instance.exports.spin()
+
+
+def percentiles(values: list[float]) -> tuple[float, float]:
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2] * 1e3, ordered[int(len(ordered) * 0.99)] * 1e3
+
+
+async def observe(guests: list[Instance], seconds: float) -> dict[str, float]:
+    lateness: list[float] = []
+    round_trips: list[float] = []
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    before = [guest.globals["n"].value for guest in guests]
+    with anyio.move_on_after(seconds):
+        async with listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, serve)
+            tasks.start_soon(timers, lateness)
+            tasks.start_soon(echoes, port, round_trips)
+            for guest in guests:
+                tasks.start_soon(spin, guest)
+    done = [guest.globals["n"].value - start for guest, start in zip(guests, before, strict=True)]
+    found = dict(zip(("timer p50", "timer p99"), percentiles(lateness), strict=True))
+    found |= dict(zip(("echo p50", "echo p99"), percentiles(round_trips), strict=True))
+    if done:
+        found["jain"] = sum(done) ** 2 / (len(done) * sum(count * count for count in done))
+        found["rounds"] = sum(done)
+    return found
+
+
+async def alone(guest: Instance, seconds: float) -> float:
+    """Rounds per second of CPU of one guest with nothing else to do."""
+    before, cpu = guest.globals["n"].value, resource.getrusage(resource.RUSAGE_SELF)
+    with anyio.move_on_after(seconds):
+        await guest.exports.spin()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    return (guest.globals["n"].value - before) / (after.ru_utime + after.ru_stime - cpu.ru_utime - cpu.ru_stime)
+
+
+async def main(engine: str, seconds: float, backend: str) -> None:
+    module = await Module.from_text(TEXT)
+    async with Store(engine=engine, on_cancel="unwind") as store:
+        guests = [await store.instantiate(module) for _ in range(100)]
+        await alone(guests[0], 0.2)
+        idle = await observe([], seconds / 2)
+        for count in (1, 10, 100):
+            rate = await alone(guests[0], seconds / 2)
+            cpu = resource.getrusage(resource.RUSAGE_SELF)
+            found = await observe(guests[:count], seconds)
+            after = resource.getrusage(resource.RUSAGE_SELF)
+            used = after.ru_utime + after.ru_stime - cpu.ru_utime - cpu.ru_stime
+            share = found["rounds"] / rate / used
+            late = "  ".join(
+                f"{what} +{max(found[what] - idle[what], 0):5.2f} ms"
+                for what in ("timer p50", "timer p99", "echo p50", "echo p99")
+            )
+            print(
+                f"{backend:8}{count:4} guests: {late}  jain {found['jain']:.3f}  guests' share {share:6.1%}", flush=True
+            )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--engine", default="interpreter")
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--backends", nargs="*", default=["asyncio", "uvloop", "trio"])
+    options = parser.parse_args()
+    for name in options.backends:
+        loop = {"use_uvloop": True} if name == "uvloop" else {}
+        kind = "trio" if name == "trio" else "asyncio"
+        anyio.run(main, options.engine, options.seconds, name, backend=kind, backend_options=loop)

@@ -3,8 +3,8 @@
     python benchmarks/stalls.py [word of a name...]
 
 "steps": the longest step of decoding and of validating with all records made, in processor time; the goal is 5 ms.
-"loop": the longest gap (processor time) between two turns of an idle asyncio loop while the module is loaded (validated lazily),
-instantiated and its export `f` called for the first time: what a program sees; the bound is 10 ms on an idle machine,
+"loop": the longest gap, in processor time, between two turns of an idle asyncio loop while the module is loaded
+(validated lazily), instantiated and its export `f` first called: what a program sees; the bound is 10 ms,
 in the median of runs. Memory is the growth of the process, in times of the input's size beyond 20 MB; the bound is 100.
 """
 

@@ -356,10 +356,12 @@ _WRITERS: dict[str, Writer] = {
 # A dense number -> the readers of its immediates.
 _ROW_READERS: list[tuple[Reader, ...]] = [()] * len(BY_CODE)
 _ROW_WRITERS: list[tuple[Writer, ...]] = [()] * len(BY_CODE)
+_made: dict[tuple[str, ...], tuple[tuple[Reader, ...], tuple[Writer, ...]]] = {}
 for _row in INSTRUCTIONS:
-    _words = [word.partition(":")[0] for word in _row.immediates]
-    _ROW_READERS[_row.code] = tuple(_READERS[word] for word in _words)
-    _ROW_WRITERS[_row.code] = tuple(_WRITERS[word] for word in _words)
+    if _row.immediates not in _made:
+        _words = [word.partition(":")[0] for word in _row.immediates]
+        _made[_row.immediates] = tuple(_READERS[word] for word in _words), tuple(_WRITERS[word] for word in _words)
+    _ROW_READERS[_row.code], _ROW_WRITERS[_row.code] = _made[_row.immediates]
 
 
 # Prefix byte -> one past the largest number that its part of `BY_CODE` holds.

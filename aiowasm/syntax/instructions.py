@@ -63,6 +63,25 @@ PREFIXES = {0xFB: 0x100, 0xFC: 0x200, 0xFD: 0x300, 0xFE: 0x500}
 _MNEMONICS = {"select_t": "select", "ref.test_null": "ref.test", "ref.cast_null": "ref.cast"}
 
 
+# Few different words make up the columns: equal ones are split once and shared.
+_words: dict[str, tuple[str, ...]] = {}
+_types: dict[str | None, tuple[tuple[str, ...], tuple[str, ...]] | None] = {None: None}
+
+
+def _split(text: str) -> tuple[str, ...]:
+    found = _words.get(text)
+    if found is None:
+        found = _words[text] = tuple(text.split())
+    return found
+
+
+def _stacktype(text: str | None) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    if text not in _types and text is not None:
+        before, after = text.replace("(ref i31)", "i31nonnull").split("->")
+        _types[text] = (tuple(before.split()), tuple(after.split()))
+    return _types[text]
+
+
 def _(
     opcode: int | tuple[int, int],
     name: str,
@@ -72,15 +91,11 @@ def _(
     feature: Feature | None,
     constant: Feature | bool | None,
 ) -> Instruction:
-    parsed = None
-    if stacktype is not None:
-        before, after = stacktype.replace("(ref i31)", "i31nonnull").split("->")
-        parsed = (tuple(before.split()), tuple(after.split()))
     return Instruction(
         opcode,
         name,
-        tuple(immediates.split()),
-        parsed,
+        _split(immediates),
+        _stacktype(stacktype),
         None if operation is None else Operation(*operation.split()),
         feature,
         constant or False,

@@ -115,6 +115,7 @@ def _prepare() -> None:
         "select": _SELECT,
         "select_t": _SELECT,
     }
+    made: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[list[ValType], list[ValType], list[ValType]]] = {}
     for row in INSTRUCTIONS:
         code = row.code
         if row.name in _FREE:
@@ -131,9 +132,15 @@ def _prepare() -> None:
             _KINDS[code] = _MEMORY
             _NATURAL[code] = int(row.immediates[0][7:])
         if row.type is not None and _KINDS[code] in (_FIXED, _MEMORY):
-            _PARAMS[code] = [I32 if word == "at" else NAMED_TYPES[word] for word in row.type[0]]
-            _PARAMS64[code] = [I64 if word == "at" else NAMED_TYPES[word] for word in row.type[0]]
-            _RESULTS[code] = [NAMED_TYPES[word] for word in row.type[1]]
+            # Rows of equal types share them.
+            if row.type not in made:
+                params, results = row.type
+                made[row.type] = (
+                    [I32 if word == "at" else NAMED_TYPES[word] for word in params],
+                    [I64 if word == "at" else NAMED_TYPES[word] for word in params],
+                    [NAMED_TYPES[word] for word in results],
+                )
+            _PARAMS[code], _PARAMS64[code], _RESULTS[code] = made[row.type]
 
 
 _prepare()

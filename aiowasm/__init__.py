@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from aiowasm.store.listeners import Listener
     from aiowasm.store.module import CustomSection, ExportType, ImportType, Module
     from aiowasm.store.namespace import Namespace
+    from aiowasm.store.observers import HostCallLogger, Profiler
     from aiowasm.store.statistics import Statistics
     from aiowasm.store.store import Store
 
@@ -60,6 +61,7 @@ __all__ = (
     "FrameInfo",
     "Func",
     "Global",
+    "HostCallLogger",
     "HostModule",
     "ImportType",
     "Instance",
@@ -74,6 +76,7 @@ __all__ = (
     "Namespace",
     "OutOfFuel",
     "Process",
+    "Profiler",
     "ReentrancyError",
     "Reference",
     "Statistics",
@@ -127,6 +130,8 @@ _HOMES = {
     "ImportType": "aiowasm.store.module",
     "Module": "aiowasm.store.module",
     "Namespace": "aiowasm.store.namespace",
+    "HostCallLogger": "aiowasm.store.observers",
+    "Profiler": "aiowasm.store.observers",
     "Statistics": "aiowasm.store.statistics",
     "Store": "aiowasm.store.store",
 }

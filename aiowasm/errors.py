@@ -65,7 +65,7 @@ class InvalidError(AiowasmError):
 
     `reason` starts with the standard's phrase. `offset` is a byte of the binary, or None for a module made from text;
     `funcidx` and `instruction` (a mnemonic) say where in the code; `feature` is the name of the flag that would admit
-    the module, if one would.
+    the module, if one would. `line` and `column` (both from 1) are the place in a text, where that is known.
     """
 
     def __init__(
@@ -73,11 +73,15 @@ class InvalidError(AiowasmError):
         reason: str,
         *,
         offset: int | None = None,
+        line: int | None = None,
+        column: int | None = None,
         funcidx: int | None = None,
         instruction: str | None = None,
         feature: str | None = None,
     ) -> None:
         place = []
+        if line is not None:
+            place.append(f"at line {line}, column {column}")
         if offset is not None:
             place.append(f"at offset {offset:#x}")
         if funcidx is not None:
@@ -87,6 +91,8 @@ class InvalidError(AiowasmError):
         super().__init__(reason + (f" ({', '.join(place)})" if place else ""))
         self.reason = reason
         self.offset = offset
+        self.line = line
+        self.column = column
         self.funcidx = funcidx
         self.instruction = instruction
         self.feature = feature

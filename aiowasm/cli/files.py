@@ -14,9 +14,10 @@ from aiowasm.limits import MAX_MODULE_NBYTES
 from aiowasm.syntax.module import Module
 
 if TYPE_CHECKING:
+    from aiowasm.text.positions import Positions
     from aiowasm.validation.module import ValidatedModule
 
-__all__ = ("is_binary", "parse", "read", "read_module", "validated")
+__all__ = ("Source", "is_binary", "read", "read_module")
 
 _MAGIC = b"\0asm"
 
@@ -62,47 +63,71 @@ def is_binary(path: str, data: bytes) -> bool:
     return suffix not in (".wat", ".wast") and b"\0" in data[:1024]
 
 
-def parse(path: str, data: bytes, features: Features = ALL, *, names: bool = False) -> Module:
-    """Return the module that the bytes of a file are, decoded or parsed but not validated.
+class Source:
+    """A file with a module, whatever its format.
 
-    With *names*, the identifiers of a text become a name section.
-
-    Raises:
-        FileError: With the MalformedError or InvalidError that is the reason.
-    """
-    try:
-        if is_binary(path, data):
-            from aiowasm.binary.decoder import decode  # noqa: PLC0415 - one of two is needed
-
-            return decode(data, features)
-        from aiowasm.text.parser import parse_module  # noqa: PLC0415
-
-        return parse_module(data, features, names=names)
-    except (AiowasmError, MemoryError) as error:
-        raise FileError(path, error) from None
-
-
-def validated(path: str, module: Module, features: Features = ALL) -> ValidatedModule:
-    """Validate the module of a file.
+    Args:
+        path: The file; `-` is the standard input.
 
     Raises:
-        FileError: With the MalformedError or InvalidError that is the reason.
+        FileError: With the OSError or InvalidError that is the reason.
     """
-    from aiowasm.validation.module import validate_module  # noqa: PLC0415 - not every command validates
 
-    try:
-        return validate_module(module, features)
-    except (AiowasmError, MemoryError) as error:
-        raise FileError(path, error) from None
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.data = read(path)
+        self.binary = is_binary(path, self.data)
+        self.positions: Positions | None = None
+
+    def parse(self, features: Features = ALL, *, names: bool = False) -> Module:
+        """Return the module, decoded or parsed but not validated.
+
+        With *names*, the identifiers of a text become a name section.
+
+        Raises:
+            FileError: With the MalformedError or InvalidError that is the reason.
+        """
+        try:
+            if self.binary:
+                from aiowasm.binary.decoder import decode  # noqa: PLC0415 - one of two is needed
+
+                return decode(self.data, features)
+            from aiowasm.text.parser import parse_module  # noqa: PLC0415
+            from aiowasm.text.positions import Positions  # noqa: PLC0415
+
+            self.positions = Positions()
+            return parse_module(self.data, features, names=names, positions=self.positions)
+        except (AiowasmError, MemoryError) as error:
+            raise FileError(self.path, error) from None
+
+    def validate(self, module: Module, features: Features = ALL) -> ValidatedModule:
+        """Validate the module.
+
+        Raises:
+            FileError: With the MalformedError or InvalidError that is the reason.
+        """
+        from aiowasm.validation.module import validate_module  # noqa: PLC0415 - not every command validates
+
+        try:
+            return validate_module(module, features)
+        except (AiowasmError, MemoryError) as error:
+            raise self.failure(error) from None
+
+    def failure(self, error: Exception) -> FileError:
+        """Return the failure of this file for *error*, with its place in the text if it is one."""
+        if self.positions is not None and isinstance(error, InvalidError):
+            error = self.positions.located(error)
+        return FileError(self.path, error)
 
 
 def read_module(path: str, *, check: bool, names: bool = False) -> Module:
-    """Return the module in a file; *check*: only if it is valid with all features. *names*: as in `parse`.
+    """Return the module in a file; *check*: only if it is valid with all features. *names*: as in `Source.parse`.
 
     Raises:
         FileError: With the OSError, MalformedError or InvalidError that is the reason.
     """
-    module = parse(path, read(path), names=names)
+    source = Source(path)
+    module = source.parse(names=names)
     if check:
-        validated(path, module)
+        source.validate(module)
     return module

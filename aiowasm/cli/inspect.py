@@ -10,7 +10,7 @@ from typing import Any
 from aiowasm.binary.encoder import encode
 from aiowasm.cli.describe import describe_module
 from aiowasm.cli.failures import printable
-from aiowasm.cli.files import is_binary, parse, read, validated
+from aiowasm.cli.files import Source
 
 __all__ = ("execute",)
 
@@ -20,13 +20,12 @@ _MAX_ITEMS = 100
 
 def execute(options: argparse.Namespace) -> int:
     """Describe a valid module."""
-    data = read(options.file)
-    binary = is_binary(options.file, data)
-    module = validated(options.file, parse(options.file, data, names=True)).module
+    source = Source(options.file)
+    module = source.validate(source.parse(names=True)).module
     described = {
         "file": options.file,
-        "format": "binary" if binary else "text",
-        **describe_module(module, data if binary else encode(module)),
+        "format": "binary" if source.binary else "text",
+        **describe_module(module, source.data if source.binary else encode(module)),
     }
     if options.json:
         print(json.dumps(described, indent=2))

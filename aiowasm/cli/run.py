@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,18 @@ from aiowasm.cli.arguments import Directory
 from aiowasm.cli.describe import import_types
 from aiowasm.cli.engines import require
 from aiowasm.cli.failures import FileError, MissingImportsError, printable
-from aiowasm.cli.files import is_binary, parse, read
+from aiowasm.cli.files import Source
 from aiowasm.cli.numbers import parse_values, print_value
-from aiowasm.errors import AiowasmError, ExitError, FrameInfo, LinkError, Trap, WasmException
-from aiowasm.features import DEFAULT, Features
+from aiowasm.errors import AiowasmError, ExitError, FrameInfo, InvalidError, LinkError, Trap, WasmException
+from aiowasm.features import ALL, DEFAULT, Features
 from aiowasm.host.wasi import HostDir, Wasi
 from aiowasm.host.wasi.abi import FUNCTIONS
 from aiowasm.host.wasi.module import SNAPSHOT_0, SNAPSHOT_1
 from aiowasm.store.limits import Limits
 from aiowasm.store.module import Module
 from aiowasm.store.store import Store
-from aiowasm.syntax.types import FuncType
+from aiowasm.syntax import module as syntax
+from aiowasm.syntax.types import FuncExternType, FuncType
 
 __all__ = ("execute",)
 
@@ -38,21 +40,60 @@ _LAST_FRAMES = 10
 def execute(options: argparse.Namespace) -> int:
     """Run a module; return the guest's exit status, or that of its failure."""
     require(options.engine)
-    data = read(options.file)
     features = DEFAULT if options.features is None else options.features
-    if not is_binary(options.file, data):
-        # Traces then have the names of the text, and offsets in the binary it stands for.
-        data = encode(parse(options.file, data, features, names=True))
+    program = Program(options.file, features)
     sys.stdout.flush()
     try:
-        return anyio.run(_run, options, data, features)
+        return anyio.run(_run, options, program, features)
     except Trap as trap:
-        return _stopped(f"trap: {trap.code.value}{trap.detail and ' '}{trap.detail}", trap.frames)
+        return _stopped(f"trap: {trap.code.value}{trap.detail and ' '}{trap.detail}", program, trap.frames)
     except WasmException as error:
-        return _stopped("uncaught exception", (), *getattr(error, "__notes__", ()))
+        return _stopped("uncaught exception", program, (), *getattr(error, "__notes__", ()))
 
 
-async def _run(options: argparse.Namespace, data: bytes, features: Features) -> int:
+class Program:
+    """What is run: the binary, and where its code stands in the text if it was one."""
+
+    def __init__(self, path: str, features: Features) -> None:
+        self.source = Source(path)
+        self.binary = self.source.data
+        self.module: syntax.Module | None = None
+        if not self.source.binary:
+            # Traces then have the names of the text, and offsets in the binary it stands for.
+            self.module = self.source.parse(features, names=True)
+            self.binary = encode(self.module)
+
+    @cached_property
+    def _funcs(self) -> syntax.Funcs:
+        return decode(self.binary, ALL).funcs
+
+    def _in_text(self, funcidx: int, offset: int) -> int | None:
+        """The offset in the code of the text for one in the binary: functions are the same, byte for byte."""
+        if self.module is None:
+            return None
+        index = funcidx - sum(isinstance(entry.type, FuncExternType) for entry in self.module.imports)
+        if not 0 <= index < len(self.module.funcs):
+            return None
+        return offset - self._funcs[index].start + self.module.funcs[index].start
+
+    def failure(self, error: AiowasmError) -> FileError:
+        """Return the failure for an error of running it."""
+        if isinstance(error, InvalidError) and error.offset is not None and error.funcidx is not None:
+            offset = self._in_text(error.funcidx, error.offset)
+            if offset is not None:
+                error.offset = offset
+        return self.source.failure(error)
+
+    def line(self, frame: FrameInfo) -> str:
+        """The line of a frame, in parentheses, or nothing."""
+        offset = None if frame.offset is None else self._in_text(frame.funcidx, frame.offset)
+        if offset is None or self.source.positions is None:
+            return ""
+        place = self.source.positions.place(offset)
+        return f" (line {place[0]})" if place else ""
+
+
+async def _run(options: argparse.Namespace, program: Program, features: Features) -> int:
     wasi = Wasi(
         [Path(options.file).name, *([] if options.invoke else options.args)],
         dict(options.env),
@@ -64,7 +105,7 @@ async def _run(options: argparse.Namespace, data: bytes, features: Features) -> 
     with anyio.move_on_after(options.timeout):
         try:
             module = await Module.from_bytes(
-                data, features=features, validation="eager" if options.validate else "lazy"
+                program.binary, features=features, validation="eager" if options.validate else "lazy"
             )
             async with Store[None](engine=options.engine, features=features, limits=_limits(options)) as store:
                 if options.invoke is not None:
@@ -73,11 +114,11 @@ async def _run(options: argparse.Namespace, data: bytes, features: Features) -> 
         except ExitError as error:
             return _status(error.exit_code)
         except LinkError as error:
-            raise FileError(options.file, _missing(data, features) or error) from None
+            raise FileError(options.file, _missing(program.binary, features) or error) from None
         except (Trap, WasmException):
             raise
         except AiowasmError as error:
-            raise FileError(options.file, error) from None
+            raise program.failure(error) from None
     print(f"aiowasm: {printable(options.file)}: timed out after {options.timeout:g} s", file=sys.stderr)
     return failures.DEADLINE
 
@@ -130,17 +171,17 @@ def _missing(data: bytes, features: Features) -> LinkError | None:
     return MissingImportsError(missing) if missing else None
 
 
-def _stopped(what: str, frames: tuple[FrameInfo, ...], *notes: str) -> int:
+def _stopped(what: str, program: Program, frames: tuple[FrameInfo, ...], *notes: str) -> int:
     """Say why a guest was stopped, and where: its stack, the innermost frame first."""
     print(f"aiowasm: {printable(what)}", file=sys.stderr)
     left_out = len(frames) - _FIRST_FRAMES - _LAST_FRAMES
     shown = frames if left_out <= 0 else frames[:_FIRST_FRAMES]
     for frame in shown:
-        print(f"    at {printable(str(frame))}", file=sys.stderr)
+        print(f"    at {printable(str(frame))}{program.line(frame)}", file=sys.stderr)
     if left_out > 0:
         print(f"    ... {left_out:,} more", file=sys.stderr)
         for frame in frames[-_LAST_FRAMES:]:
-            print(f"    at {printable(str(frame))}", file=sys.stderr)
+            print(f"    at {printable(str(frame))}{program.line(frame)}", file=sys.stderr)
     for note in notes:
         for line in note.splitlines():
             print(printable(line), file=sys.stderr)

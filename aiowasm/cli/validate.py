@@ -7,7 +7,7 @@ import sys
 
 from aiowasm.cli import failures
 from aiowasm.cli.failures import FileError
-from aiowasm.cli.files import parse, read, validated
+from aiowasm.cli.files import Source
 from aiowasm.features import DEFAULT
 
 __all__ = ("execute",)
@@ -19,7 +19,8 @@ def execute(options: argparse.Namespace) -> int:
     for path in options.files:
         try:
             features = DEFAULT if options.features is None else options.features
-            validated(path, parse(path, read(path), features), features)
+            source = Source(path)
+            source.validate(source.parse(features), features)
         except FileError as error:
             sys.stdout.flush()
             print(f"aiowasm: {failures.describe(error)}", file=sys.stderr)

@@ -12,11 +12,13 @@ from typing import Literal
 import anyio.to_thread
 
 from aiowasm.binary.decoder import decode_steps
+from aiowasm.errors import InvalidError
 from aiowasm.features import DEFAULT, Features
 from aiowasm.store.gate import stepwise
 from aiowasm.syntax import module as syntax
 from aiowasm.syntax.types import ExternType, FuncExternType, FuncType, GlobalType, MemType, TableType
 from aiowasm.text.parser import parse_module
+from aiowasm.text.positions import Positions
 from aiowasm.validation.module import ValidatedModule, validate_module_steps, validate_shell_steps
 
 __all__ = ("CustomSection", "ExportType", "ImportType", "Module", "Validation")
@@ -87,9 +89,11 @@ class Module:
 
     @classmethod
     async def from_text(cls, text: str, *, features: Features = DEFAULT, validation: Validation = "eager") -> Module:
-        """Parse and validate a module in text format (.wat); see `from_bytes`."""
-        module = parse_module(text)
-        return cls(await _validate(module, features, _checked(validation)), None, validation)
+        """Parse and validate a module in text format (.wat); see `from_bytes`.
+
+        Identifiers become names, as if there were a name section.
+        """
+        return await cls._from_text(text, features, validation)
 
     @classmethod
     async def from_file(
@@ -105,8 +109,17 @@ class Module:
         data = await anyio.to_thread.run_sync(Path(path).read_bytes)
         if data[:1] == b"\0" or not str(path).endswith(".wat"):
             return await cls.from_bytes(data, features=features, validation=validation)
-        module = parse_module(data)
-        return cls(await _validate(module, features, _checked(validation)), None, validation)
+        return await cls._from_text(data, features, validation)
+
+    @classmethod
+    async def _from_text(cls, text: str | bytes, features: Features, validation: Validation) -> Module:
+        positions = Positions()
+        # Identifiers are kept as names, for traces.
+        module = parse_module(text, features, names=True, positions=positions)
+        try:
+            return cls(await _validate(module, features, _checked(validation)), None, validation)
+        except InvalidError as error:
+            raise positions.located(error) from None
 
     async def validated_for(self, features: Features) -> ValidatedModule:
         """Return the validated module under *features* too.

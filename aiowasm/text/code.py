@@ -14,6 +14,7 @@ from aiowasm.syntax.code import encode_instruction
 from aiowasm.syntax.instructions import BY_MNEMONIC, BY_NAME, Instruction
 from aiowasm.syntax.types import ValType
 from aiowasm.text.numbers import parse_float, parse_int, parse_unsigned
+from aiowasm.text.positions import Positions
 from aiowasm.text.types import Context
 
 __all__ = ("BRANCH_HINT", "CodeParser", "parse_v128")
@@ -33,11 +34,18 @@ _SPACES = {"func": "func", "type": "type", "tag": "tag", "global": "global", "el
 class _Frame:
     """An open block or parenthesis: `state` says which, and what it may be followed by."""
 
-    __slots__ = ("code", "hint", "label", "row", "state")
+    __slots__ = ("at", "code", "hint", "label", "row", "state")
 
     def __init__(
-        self, state: str, row: Instruction, code: bytes = b"", label: str | None = None, hint: int | None = None
+        self,
+        state: str,
+        row: Instruction,
+        code: bytes = b"",
+        label: str | None = None,
+        hint: int | None = None,
+        at: int = 0,
     ) -> None:
+        self.at = at
         self.state = state
         self.row = row
         self.code = code
@@ -80,7 +88,8 @@ def _literal(context: Context, kind: str, bits: int) -> int:
 class CodeParser:
     """Parses the instructions of one module, appending them to `out`."""
 
-    def __init__(self, context: Context, out: bytearray) -> None:
+    def __init__(self, context: Context, out: bytearray, positions: Positions | None = None) -> None:
+        self.positions = positions
         self.context = context
         self.lexer = context.lexer
         self.out = out
@@ -156,7 +165,13 @@ class CodeParser:
                 self._flat(stack)
             else:
                 raise lexer.unexpected()
+        self._mark(lexer.position)
         encode_instruction(self.out, _END, ())
+
+    def _mark(self, position: int) -> None:
+        """What is emitted next stands at this token."""
+        if self.positions is not None:
+            self.positions.add(len(self.out), self.lexer.offsets[position])
 
     def _emit(self, row: Instruction, immediates: tuple[Any, ...], hint: int | None = None) -> None:
         if hint is not None:
@@ -185,6 +200,7 @@ class CodeParser:
         if stack and stack[-1].state in ("plain", "if", "try", "after_then", "after_do"):
             raise lexer.unexpected()
         word = str(lexer.value)
+        self._mark(lexer.position)
         top = stack[-1] if stack and stack[-1].state == "flat" else None
         if word == "end" and top is not None:
             lexer.position += 1
@@ -251,8 +267,9 @@ class CodeParser:
             if word == "if":
                 code = bytearray()
                 encode_instruction(code, row, immediates)
-                stack.append(_Frame("if", row, bytes(code), label, hint))
+                stack.append(_Frame("if", row, bytes(code), label, hint, at))
                 return
+            self._mark(at)
             self._emit(row, immediates)
             self._push_label(label)
             stack.append(_Frame("try" if word == "try" else "block", row, label=label))
@@ -260,7 +277,7 @@ class CodeParser:
         row, immediates = self._plain()
         code = bytearray()
         encode_instruction(code, row, immediates)
-        stack.append(_Frame("plain", row, bytes(code), hint=hint))
+        stack.append(_Frame("plain", row, bytes(code), hint=hint, at=at))
 
     def _clause(self, top: _Frame, word: str, stack: list[_Frame]) -> bool:
         """Pass `(then`, `(else`, `(do`, `(catch` and the like where they belong; False: it is something else."""
@@ -269,6 +286,7 @@ class CodeParser:
             lexer.position += 1
             if top.hint is not None:
                 self.hints.append((len(self.out), top.hint))
+            self._mark(top.at)
             self.out += top.code
             self._push_label(top.label)
             top.state = "after_then"
@@ -307,8 +325,10 @@ class CodeParser:
         if top.state == "plain":
             if top.hint is not None:
                 self.hints.append((len(self.out), top.hint))
+            self._mark(top.at)
             self.out += top.code
         elif top.state != "clause":
+            self._mark(self.lexer.position - 1)
             self._pop_label(top.label)
             self._emit(_END, ())
 

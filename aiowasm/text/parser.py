@@ -31,6 +31,7 @@ from aiowasm.syntax.types import (
 from aiowasm.text.annotations import branch_hint_section, custom_section, in_order, name_of, name_section
 from aiowasm.text.code import BRANCH_HINT, CodeParser
 from aiowasm.text.lexer import Annotation, Lexer
+from aiowasm.text.positions import Positions
 from aiowasm.text.types import Context
 
 __all__ = ("parse_module", "parse_module_fields")
@@ -40,20 +41,22 @@ _FUNC = RefType(False, AbsHeapType.FUNC)
 _KNOWN_ANNOTATIONS = ("custom", "name", BRANCH_HINT)
 
 
-def parse_module(text: str | bytes, features: Features = DEFAULT, *, names: bool = False) -> Module:
+def parse_module(
+    text: str | bytes, features: Features = DEFAULT, *, names: bool = False, positions: Positions | None = None
+) -> Module:
     """The module that a text is: `(module ...)`, or its fields alone.
 
     Of the features only those matter that change the grammar (limits of 64 bits, elements that are not functions);
     validation looks at the others. With *names*, identifiers become a name section, so that traces show them; @name
-    annotations win over them.
+    annotations win over them. *positions* are filled, if given.
 
     Raises `MalformedError` for anything else, with line and column.
     """
     lexer = Lexer(text)
     if lexer.at_form("module"):
-        module = parse_module_fields(lexer, features, names=names)
+        module = parse_module_fields(lexer, features, names=names, positions=positions)
     else:
-        module = _ModuleParser(lexer, features, names).parse(0)
+        module = _ModuleParser(lexer, features, names, positions).parse(0)
     if lexer.kind != "eof":
         raise lexer.unexpected()
     # An annotation behind the module belongs to nothing.
@@ -61,13 +64,15 @@ def parse_module(text: str | bytes, features: Features = DEFAULT, *, names: bool
     return module
 
 
-def parse_module_fields(lexer: Lexer, features: Features = DEFAULT, *, names: bool = False) -> Module:
+def parse_module_fields(
+    lexer: Lexer, features: Features = DEFAULT, *, names: bool = False, positions: Positions | None = None
+) -> Module:
     """Pass `(module ...)` in a text, where `lexer` is before its parenthesis; the rest is as for `parse_module`."""
     at = lexer.position
     lexer.open("module")
     lexer.accept("definition")
     identifier = lexer.accept_id()
-    parser = _ModuleParser(lexer, features, names)
+    parser = _ModuleParser(lexer, features, names, positions)
     if names and identifier is not None:
         parser.module_name = identifier[1:]
     module = parser.parse(at)
@@ -122,13 +127,16 @@ def _sections(module: Module) -> set[int]:
 class _ModuleParser:
     """Parses the fields of one module."""
 
-    def __init__(self, lexer: Lexer, features: Features, with_names: bool) -> None:
+    def __init__(self, lexer: Lexer, features: Features, with_names: bool, positions: Positions | None) -> None:
         self.lexer = lexer
+        self.positions = positions
+        if positions is not None:
+            positions.source = lexer.source
         self.with_names = with_names
         self.features = features
         self.context = Context(lexer, 64 if Feature.MEMORY64 in features else 32)
         self.buffer = bytearray()
-        self.code = CodeParser(self.context, self.buffer)
+        self.code = CodeParser(self.context, self.buffer, positions)
         self.counts = dict.fromkeys(_EXTERNS, 0)
         self.typeidxs = array("I")
         self.starts = array("Q")
@@ -375,6 +383,8 @@ class _ModuleParser:
                 else:
                     runs.append((1, valtype))
         start = len(self.buffer)
+        if self.positions is not None:
+            self.positions.add(start, lexer.offsets[lexer.position])
         encode_locals(self.buffer, runs)
         code.locals, code.hints = names, []
         code.expression()

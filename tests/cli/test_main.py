@@ -59,6 +59,29 @@ def test_validate_goes_on_after_a_bad_file(tmp_path: Path, wat: str, capsys) -> 
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        (
+            "(func (result i32)\n  (i32.add\n    (i32.const 1)\n    (i64.const 2)))",
+            "at line 3, column 3, function 1, i32.add",
+        ),
+        ("(func i32.const 1\n  i64.const 2\n  i32.add drop)", "at line 4, column 3, function 1, i32.add"),
+        ("(func (block\n  (if (i32.const 1)\n    (then (br 7)))))", "at line 4, column 11, function 1, br"),
+        ("(func (block\n  i32.const 1))", "at line 3, column 14, function 1, end"),
+        ("(func (if (i64.const 1)\n  (then nop)))", "at line 2, column 7, function 1, if"),
+        ("(func (result i32)\n)", "at line 3, column 1, function 1, end"),
+        ("(global i32 (i64.const 1))", "end"),
+    ],
+)
+def test_an_error_in_a_text_has_its_line(tmp_path: Path, body: str, place: str, capsys) -> None:
+    path = tmp_path / "bad.wat"
+    path.write_text(f"(module (func nop)\n{body})")
+    for command in ("validate", "wasm", "inspect"):
+        assert main([command, str(path)]) == 1
+        assert capsys.readouterr().err.endswith(f"({place})\n")
+
+
 def test_validate_names_the_feature_that_is_missing(tmp_path: Path, capsys) -> None:
     path = tmp_path / "m.wat"
     path.write_text("(module (memory 0) (memory 0))")

@@ -107,6 +107,19 @@ def test_a_trap_shows_the_stack(program, capsys) -> None:
     assert lines[0] == "aiowasm: trap: integer divide by zero"
     assert [line.split(" @ ")[0] for line in lines[1:]] == ["    at $inner", r"    at $odd \x1b name", "    at $2"]
     assert all(line.partition(" @ ")[2].startswith("0x") for line in lines[1:])
+    assert [line.partition(" (")[2] for line in lines[1:]] == ["line 2)", "line 3)", "line 4)"]
+
+
+def test_a_binary_has_offsets_only(program, tmp_path: Path, capsys) -> None:
+    path = str(tmp_path / "traps.wasm")
+    assert main(["wasm", program(TRAPS), "-o", path]) == 0
+    assert main(["run", path]) == 134
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" @ ")[0] for line in lines[1:]] == ["    at $0", "    at $1", "    at $2"]
+    assert "line" not in "".join(lines)
+    data = Path(path).read_bytes()
+    offsets = [int(line.split(" @ ")[1], 16) for line in lines[1:]]
+    assert [data[offset] for offset in offsets] == [0x6D, 0x10, 0x10]  # i32.div_s, call, call
 
 
 def test_a_deep_stack_is_cut(program, capsys) -> None:
@@ -224,6 +237,8 @@ def test_functions_are_validated_when_they_run_or_all_before(program, tmp_path: 
     assert main(["run", "--invoke", "bad", path]) == 1
     assert f"aiowasm: {path}: invalid module: type mismatch" in capsys.readouterr().err
     assert main(["run", "--validate", "--invoke", "good", path]) == 1
+    assert main(["run", "--invoke", "bad", program(text.replace('(func (export "bad', '\n  (func (export "bad'))]) == 1
+    assert capsys.readouterr().err.endswith("(at line 2, column 36, function 1, end)\n")
 
 
 def test_features(program, capsys) -> None:

@@ -100,11 +100,19 @@ _COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line *argv* (by default the process's) and return the exit status."""
+def _prepare_streams() -> None:
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # Whoever started us closed it: the next file we open must not be taken for it.
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a guest's names must not be what we fail at
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line *argv* (by default the process's) and return the exit status."""
+    _prepare_streams()
     options = _parser().parse_args(argv)
     try:
         # By name, so that one command does not import what another needs.

@@ -19,7 +19,7 @@ from aiowasm.cli.describe import import_types
 from aiowasm.cli.engines import require
 from aiowasm.cli.failures import FileError, MissingImportsError, printable
 from aiowasm.cli.files import Source
-from aiowasm.cli.numbers import parse_values, print_value
+from aiowasm.cli.numbers import ArgumentError, parse_values, print_value
 from aiowasm.errors import AiowasmError, ExitError, FrameInfo, InvalidError, LinkError, Trap, WasmException
 from aiowasm.features import ALL, DEFAULT, Features
 from aiowasm.host.wasi import HostDir, Wasi
@@ -94,14 +94,7 @@ class Program:
 
 
 async def _run(options: argparse.Namespace, program: Program, features: Features) -> int:
-    wasi = Wasi(
-        [Path(options.file).name, *([] if options.invoke else options.args)],
-        dict(options.env),
-        stdin=None if sys.stdin is None else sys.stdin.buffer,
-        stdout=sys.stdout.buffer,
-        stderr=sys.stderr.buffer,
-        fs=_directories(options.dir),
-    )
+    wasi = _wasi(options)
     with anyio.move_on_after(options.timeout):
         try:
             module = await Module.from_bytes(
@@ -123,6 +116,20 @@ async def _run(options: argparse.Namespace, program: Program, features: Features
     return failures.DEADLINE
 
 
+def _wasi(options: argparse.Namespace) -> Wasi:
+    try:
+        return Wasi(
+            [Path(options.file).name, *([] if options.invoke else options.args)],
+            dict(options.env),
+            stdin=sys.stdin.buffer,
+            stdout=sys.stdout.buffer,
+            stderr=sys.stderr.buffer,
+            fs=_directories(options.dir),
+        )
+    except ValueError as error:  # arguments that no guest can be given
+        raise ArgumentError(str(error)) from None
+
+
 def _limits(options: argparse.Namespace) -> Limits:
     standard = Limits()
     pages = standard.memory_pages if options.memory_pages is None else options.memory_pages
@@ -130,13 +137,17 @@ def _limits(options: argparse.Namespace) -> Limits:
 
 
 def _directories(directories: list[Directory]) -> Mapping[str, HostDir]:
-    mounted = {}
+    mounted: dict[str, HostDir] = {}
     for directory in directories:
+        if directory.guest in mounted:
+            raise ArgumentError(f"two folders would be {directory.guest!r} for the guest")
         try:
             mounted[directory.guest] = HostDir(directory.host, read_only=directory.read_only)
         except OSError as error:
             error.filename = None
             raise FileError(directory.host, error) from None
+        except (NotImplementedError, ValueError) as error:
+            raise ArgumentError(f"--dir {directory.host}: {error}") from None
     return mounted
 
 

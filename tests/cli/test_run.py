@@ -273,6 +273,24 @@ def test_a_folder_that_is_not_there(program, tmp_path: Path, capsys) -> None:
     assert capsys.readouterr().err == f"aiowasm: {missing}: No such file or directory\n"
 
 
+@pytest.mark.parametrize(
+    "options", [["--dir", ".::/x", "--dir", "..::/x"], ["--dir", ".::/x", "--dir", "..::x"], ["--dir", "nul\0l"]]
+)
+def test_folders_that_no_guest_can_be_given(program, options: list[str], capsys) -> None:
+    assert main(["run", *options, program(EXIT % 0)]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "internal error" not in err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_closed_standard_streams(program) -> None:
+    command = '"$0" -m aiowasm run "$1" <&- >&- 2>&-'
+    for text, status in ((EXIT % 3, 3), (ARGUMENTS, 0), (CAT, 0), (TRAPS, 134)):
+        done = subprocess.run(["sh", "-c", command, sys.executable, program(text)], check=False, timeout=60)
+        assert done.returncode == status
+
+
 @pytest.mark.parametrize("command", ["run", "wast"])
 def test_an_engine_that_is_not_there(program, command: str, monkeypatch, capsys) -> None:
     monkeypatch.setattr("aiowasm.cli.engines.unavailable", lambda name: f"no {name} here")

@@ -72,9 +72,7 @@ class Rival:
         """Seconds of one run."""
         start = time.perf_counter()
         for call in calls:
-            arguments = [
-                float(a["value"]) if a["type"][0] == "f" else int(a["value"]) for a in call["args"]
-            ]
+            arguments = [float(a["value"]) if a["type"][0] == "f" else int(a["value"]) for a in call["args"]]
             self.runtime.invocate(self.instance, call["export"], arguments)
         return time.perf_counter() - start
 

@@ -110,7 +110,9 @@ def main() -> None:
     rival = statistics.median(times["wasmtime-py"])
     for name, samples in times.items():
         middle = statistics.median(samples)
-        print(f"{name:28} {middle * 1e3:8.1f} ms [{min(samples) * 1e3:.1f}-{max(samples) * 1e3:.1f}]  {middle / rival:.2f}")
+        print(
+            f"{name:28} {middle * 1e3:8.1f} ms [{min(samples) * 1e3:.1f}-{max(samples) * 1e3:.1f}]  {middle / rival:.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ class FunctionCode:
         "refused",
         "slots",
         "tail",
+        "weight",
         "zeros",
     )
 
@@ -87,6 +88,8 @@ class FunctionCode:
         self.nresults = len(functype.results)
         self.nbytes = nbytes
         self.slots = 0
+        self.weight = 0
+        """What entering the function takes of the slice, beyond its fuel: see `Interpreter.tire`."""
         self.zeros: tuple[Any, ...] = ()
         self.record: FunctionRecord | None = None
         """Kept until code is generated from it."""
@@ -108,6 +111,7 @@ class FunctionCode:
         """Take a record and its prepared form."""
         nlocals = len(record.locals)
         self.zeros = _zeros(record, self.nparams)
+        self.weight = len(self.zeros) // 32 if len(self.zeros) > 64 else 0
         self.slots = nlocals + record.max_height + _SLOTS_PER_FRAME
         self.noperators = len(record.ops)
         self.offsets = record.offsets

@@ -29,7 +29,7 @@ Run = Callable[[list[Frame], int], Any]
 def make_run(engine: Interpreter) -> tuple[Run, CellType]:
     """Return the loop for *engine*, and the cell of the fuel it counts down, which generated code shares."""
     fuel = 0
-    entry = engine.entry
+    entry, tire = engine.entry, engine.tire
 
     def run(frames: list[Frame], d: int) -> Any:
         """Run the youngest of *frames* until the oldest returns; *d* stack slots are left on this Python stack.
@@ -123,6 +123,8 @@ def make_run(engine: Interpreter) -> tuple[Run, CellType]:
                         cold = getattr(target, "cold", None)
                         if cold is not None and cold.can_stay_cold():
                             cold.heat += 1
+                            if cold.weight:
+                                tire(cold.weight)
                             frames.append(Frame(func, func.instance, cold, arguments))
                             d -= cold.slots
                             if d < 0:
@@ -166,6 +168,8 @@ def make_run(engine: Interpreter) -> tuple[Run, CellType]:
                         cold = getattr(target, "cold", None)
                         if cold is not None and cold.can_stay_cold():
                             cold.heat += 1
+                            if cold.weight:
+                                tire(cold.weight)
                             frames.append(Frame(func, func.instance, cold, arguments))
                             d -= cold.slots
                             if d < 0:

@@ -97,6 +97,10 @@ class Machine:
         else:
             self._parked -= units
 
+    def shorten(self, units: int) -> None:
+        """Count *units* less of the slice as granted: the engine has taken them off already."""
+        self._granted -= units
+
     # Answers
 
     def deliver(self, results: tuple[Any, ...]) -> None:

@@ -76,6 +76,7 @@ _SHARED = frozenset(
     ]
 )
 _UNRESOLVED = frozenset([Kind.BR, Kind.IF, Kind.BR_IF, Kind.BR_TABLE, Kind.BR_ON])
+_MAX_SHARED = 50_000
 _STEP = 4000  # operators: about 5 ms
 _LOOP = BY_NAME["loop"].code
 
@@ -166,7 +167,9 @@ class _Preparer:
     def emit(self, index: int, kind: int, operand: Any) -> None:
         pair = (kind, operand)
         if kind in _SHARED and type(operand) is not float:  # 0.0 equals -0.0 and 0
-            pair = self.made.setdefault(pair, pair)
+            made = self.made
+            # Bounded: growing a dictionary of millions holds the loop up for 30 ms.
+            pair = made.setdefault(pair, pair) if len(made) < _MAX_SHARED else made.get(pair, pair)
         self.code.append(pair)
         self.where.append(index)
 

@@ -471,6 +471,8 @@ def _struct_new(engine: Interpreter, frame: Frame, immediate: Any) -> None:
 @_rule("struct.new_default")
 def _struct_new_default(engine: Interpreter, frame: Frame, immediate: Any) -> None:
     deftype, fields = _fields(frame, immediate)
+    if len(fields) > 64:
+        engine.tire(len(fields) // 8)
     values = [_default(field.storage) for field in fields]
     frame.stack.append(StructInst(frame.instance.heap, deftype, values, struct_nbytes(deftype)))
 

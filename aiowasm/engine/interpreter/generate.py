@@ -83,6 +83,8 @@ class Generator(Emitter):
         self.record = record
         self.context = context
         self.funcidx = funcidx
+        self.cost = dict(record.cost.items())
+        self.checks = set(record.checks)
         self.shapes = [shape_of(valtype) for valtype in record.locals]
         self.resumable = resumable(record)
         self.budget = self.nlocals + record.max_height + 4
@@ -96,7 +98,7 @@ class Generator(Emitter):
     def steps(self) -> Generator_[None, None, Generated]:
         """Generate the function, yielding now and then."""
         record = self.record
-        ops, immediates, cost = record.ops, record.immediates, record.cost
+        ops, immediates, cost = record.ops, record.immediates, self.cost
         stack, shapes = self.stack, self.shapes
         self.scopes.append(Scope(record.blocks[0], "func", 0, simple=False))
         self.leaf(0)
@@ -127,8 +129,8 @@ class Generator(Emitter):
 
     def charge(self, index: int) -> None:
         """Charge the segment after operator *index*; stop there if that is a check point and the slice is used up."""
-        units = self.record.cost.get(index, 0)
-        if index in self.record.checks:
+        units = self.cost.get(index, 0)
+        if index in self.checks:
             self.line(f"fuel-={units}#k{index + 1}:{units}")
             self.line("if fuel<0:raise Suspend")
         elif units:
@@ -464,7 +466,7 @@ class Generator(Emitter):
         self.charge_or_split(index)
 
     def charge_or_split(self, index: int) -> None:
-        if index in self.record.checks:
+        if index in self.checks:
             self.split(index)
         else:
             self.charge(index)

@@ -146,6 +146,10 @@ class _Preparer:
 
     def run(self) -> Generator[None, None, Prepared]:
         self.charge(-1)
+        costs = iter(self.record.cost)  # ascending: asking for every operator would search every time
+        charged = next(costs, -2)
+        while charged == -1:
+            charged = next(costs, -2)
         for index, code in enumerate(self.record.ops):
             if not index % _STEP:
                 yield
@@ -153,7 +157,9 @@ class _Preparer:
             if row is None:
                 raise RuntimeError(f"validation recorded an unknown operator {code:#x}")
             self.operator(index, row, self.record.immediates[index])
-            self.charge(index)
+            if index == charged:
+                self.charge(index)
+                charged = next(costs, -2)
         self.ends.setdefault(len(self.record.ops) - 1, len(self.code))
         self.emit(len(self.record.ops) - 1, Kind.RETURN, len(self.record.results))
         pairs = self.code

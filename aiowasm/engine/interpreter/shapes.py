@@ -46,7 +46,7 @@ def resumable(record: FunctionRecord) -> set[Block]:
     inside = [False]
     nesting = [0]
     blocks: list[Block] = []
-    checks = record.checks
+    checks = set(record.checks)
     for index, code in enumerate(record.ops):
         if code in _OPENERS:
             block: Any = record.immediates[index]

@@ -3,8 +3,8 @@
     WASM_KERNELS=folder python benchmarks/interpreter.py [kernel ...]
 
 Needs pywasm (`pip install pywasm`). Each kernel folder holds module.wasm and case.json; the calls of the run `small`
-are made, metered, on one instance, and their results checked. "Warm" is the median of several runs on instances of a module
-whose hot functions are generated already; runs of both rivals alternate, so that drift hits both alike.
+are made, metered, on one instance, and their results checked. "Warm" is the median of several runs on instances of a
+module whose hot functions are generated already; runs of both rivals alternate, so that drift hits both alike.
 """
 
 from __future__ import annotations

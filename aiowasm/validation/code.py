@@ -632,7 +632,7 @@ def _walk(
                         closed = block
                         block.end = len(ops) if record_this else -1
                         if record_this:
-                            live = live or block.live or block.targeted
+                            live = live or block.live or (block.targeted and block.kind != "loop")
                         while len(inits) > closed.inits:
                             inited.discard(inits.pop())
                         if name == "delegate":

@@ -6,14 +6,14 @@ import pytest
 
 from aiowasm.binary.decoder import decode
 from aiowasm.engine.interpreter.engine import Interpreter
-from aiowasm.features import Feature
 from aiowasm.syntax.code import decode_locals, instructions
 from aiowasm.syntax.instructions import INSTRUCTIONS
+from aiowasm.syntax.types import I32
 from aiowasm.validation.module import validate_module
-from tests.fuzz.differential import PROFILES, Ours, Wasmtime, comparable_fuel, compare, program_of, without
-from tests.fuzz.generator import generate
+from tests.fuzz.differential import PROFILES, Ours, Wasmtime, comparable_fuel, compare, program_of
+from tests.fuzz.generator import Call, Program, generate
 
-pytest.importorskip("wasmtime")
+wasmtime = pytest.importorskip("wasmtime")
 
 
 @pytest.mark.parametrize("profile", range(len(PROFILES)))
@@ -52,12 +52,21 @@ def test_engines_agree(first: int) -> None:
         Wasmtime(),
     ]
     for seed in range(first, first + 10):
-        program, options = program_of(seed, without(Feature.THREADS))
+        program, options = program_of(seed)
         compare(program, adapters, fuel=comparable_fuel(options))
 
 
 def test_limits_of_fuel_stop_at_the_same_point() -> None:
     for seed in range(6):
-        program, _options = program_of(seed, without(Feature.THREADS))
+        program, _options = program_of(seed)
         for limit in (0, 10, 100, 1000):
             compare(program, [Ours("one slice", Interpreter, limit=limit), Ours("many", Interpreter, 7, limit)])
+
+
+def test_fuel_of_an_exception_caught_where_it_is_thrown() -> None:
+    text = """(module (tag $t) (func (export "f") (result i32)
+      (block $h (try_table (catch_all $h) (drop (i32.const 1)) (drop (i32.const 2)) (throw $t)))
+      (i32.const 7)))"""
+    program = Program(0, bytes(wasmtime.wat2wasm(text)), (Call("f", (), (), (I32,)),))
+    runs = compare(program, [Ours("interpreter", Interpreter), Wasmtime()])
+    assert runs[0].calls[0].fuel == 6

@@ -62,6 +62,7 @@ _INNER = frozenset({"else", "catch", "catch_all"})
 # Items per step: a small object takes some microseconds, a number a third of one.
 _OBJECTS_PER_STEP = 0xFF
 _NUMBERS_PER_STEP = 0xFFF
+_MAX_SHARED = 4096
 
 
 def decode(data: bytes | memoryview, features: Features = DEFAULT) -> Module:
@@ -300,7 +301,9 @@ class _Decoder:
             else:
                 rectype = RecType(((yield from self.subtype()),))
                 # Thousands of equal types are common in practice and cheap to write for an attacker.
-                self.types.append(self.shared_types.setdefault(self.data[at : self.pos], rectype))
+                if len(self.shared_types) < _MAX_SHARED:
+                    rectype = self.shared_types.setdefault(self.data[at : self.pos], rectype)
+                self.types.append(rectype)
                 total += 1
             # Wide types count as many items.
             number += 1

@@ -8,6 +8,7 @@ display: a subtype test is one comparison.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from operator import is_
 from weakref import ref
 
 from aiowasm.syntax.types import (
@@ -64,17 +65,18 @@ class DefType:
     itself: the display that makes a subtype test one comparison.
     """
 
-    __slots__ = ("__weakref__", "comptype", "final", "group", "index", "reftypes", "supertypes")
+    __slots__ = ("__weakref__", "comptype", "final", "group", "index", "nonnull", "nullable", "supertypes")
 
     group: _Group
     index: int
     final: bool
     comptype: CompType
     supertypes: tuple[DefType, ...]
-    reftypes: tuple[RefType, RefType]
+    nonnull: RefType | None
+    nullable: RefType | None
 
     def __init__(self) -> None:
-        self.reftypes = (RefType(False, self), RefType(True, self))
+        self.nonnull = self.nullable = None
 
     def __str__(self) -> str:
         # Types within stand as their kinds: written out they may be endless, or double at every level.
@@ -86,7 +88,14 @@ class DefType:
         return depth < len(self.supertypes) and self.supertypes[depth] is other
 
 
-_groups: dict[int, list[ref[_Group]]] = {}
+class _Weak(ref[_Group]):
+    """A weak reference that knows under which number it is kept."""
+
+    __slots__ = ("number",)
+    number: int
+
+
+_groups: dict[int, tuple[_Weak, ...]] = {}
 """Hash of the key -> the groups that are alive. Not a weak dictionary: large keys are hashed and compared in steps."""
 
 _STEP = 300
@@ -133,7 +142,9 @@ def close_rectype_steps(
         group = yield from _find(number, key, set())
         if group is None:
             group = made
-            _groups.setdefault(number, []).append(ref(made, lambda gone: _forget(number, gone)))
+            weak = _Weak(made, _forget)
+            weak.number = number
+            _groups[number] = (*_groups.get(number, ()), weak)
     return group.deftypes
 
 
@@ -155,12 +166,13 @@ def _find(number: int, key: tuple[SubType, ...], seen: set[int]) -> Generator[No
                     return group
 
 
-def _forget(number: int, gone: ref[_Group]) -> None:
-    weaks = _groups.get(number)
-    if weaks is not None and gone in weaks:
-        weaks.remove(gone)
-        if not weaks:
-            del _groups[number]
+def _forget(gone: ref[_Group]) -> None:
+    if isinstance(gone, _Weak):
+        weaks = tuple([weak for weak in _groups.get(gone.number, ()) if weak is not gone])
+        if weaks:
+            _groups[gone.number] = weaks
+        else:
+            _groups.pop(gone.number, None)
 
 
 def _make_group(key: tuple[SubType, ...]) -> Generator[None, None, _Group]:
@@ -192,46 +204,68 @@ def _make_group(key: tuple[SubType, ...]) -> Generator[None, None, _Group]:
 
 
 def _map_subtype(subtype: SubType, change: _Change) -> SubType:
-    return SubType(
-        subtype.final,
-        tuple(change(heaptype) for heaptype in subtype.supertypes),
-        map_comptype(subtype.comptype, change),
-    )
+    supertypes = tuple([change(heaptype) for heaptype in subtype.supertypes])
+    comptype = map_comptype(subtype.comptype, change)
+    if comptype is subtype.comptype and supertypes == subtype.supertypes:
+        return subtype
+    return SubType(subtype.final, supertypes, comptype)
 
 
 def map_comptype(comptype: CompType, change: _Change) -> CompType:
-    """Return *comptype* with *change* applied to every heap type in it."""
+    """Return *comptype* with *change* applied to every heap type in it: itself if nothing changes."""
     if isinstance(comptype, FuncType):
-        return FuncType(_map_valtypes(comptype.params, change), _map_valtypes(comptype.results, change))
+        params, results = _map_valtypes(comptype.params, change), _map_valtypes(comptype.results, change)
+        same = params is comptype.params and results is comptype.results
+        return comptype if same else FuncType(params, results)
     if isinstance(comptype, StructType):
         # Ten thousand fields are a handful of objects: the decoder shares them, and so does this.
         fields = {id(field): field for field in comptype.fields}
         changed = {number: _map_field(field, change) for number, field in fields.items()}
+        if all(changed[number] is field for number, field in fields.items()):
+            return comptype
         return StructType(tuple([changed[id(field)] for field in comptype.fields]))
-    return ArrayType(_map_field(comptype.field, change))
+    field = _map_field(comptype.field, change)
+    return comptype if field is comptype.field else ArrayType(field)
 
 
 def _map_valtypes(valtypes: tuple[ValType, ...], change: _Change) -> tuple[ValType, ...]:
-    return tuple([map_valtype(t, change) if isinstance(t, RefType) else t for t in valtypes])
+    if not any(isinstance(valtype, RefType) for valtype in valtypes):
+        return valtypes
+    mapped = tuple([map_valtype(valtype, change) for valtype in valtypes])
+    return valtypes if all(map(is_, mapped, valtypes)) else mapped
 
 
 def _map_field(field: FieldType, change: _Change) -> FieldType:
     if isinstance(field.storage, RefType):
-        return FieldType(map_valtype(field.storage, change), field.mutable)
+        storage = map_valtype(field.storage, change)
+        return field if storage is field.storage else FieldType(storage, field.mutable)
     return field
 
 
 def map_valtype(valtype: ValType, change: _Change) -> ValType:
     """Return *valtype* with *change* applied to its heap type, if it has one."""
     if isinstance(valtype, RefType):
-        return one_reftype(valtype.nullable, change(valtype.heaptype))
+        heaptype = change(valtype.heaptype)
+        # Types in open form, by index, are not kept as one object: they stay as they are.
+        return (
+            valtype
+            if isinstance(heaptype, int) and heaptype == valtype.heaptype
+            else one_reftype(valtype.nullable, heaptype)
+        )
     return valtype
 
 
 def one_reftype(nullable: bool, heaptype: HeapType) -> RefType:
     """Return the reference type; of closed types always the same object, so that equal ones are identical."""
     if isinstance(heaptype, DefType):
-        return heaptype.reftypes[nullable]
+        made = heaptype.nullable if nullable else heaptype.nonnull
+        if made is None:
+            made = RefType(nullable, heaptype)
+            if nullable:
+                heaptype.nullable = made
+            else:
+                heaptype.nonnull = made
+        return made
     return RefType(nullable, heaptype) if isinstance(heaptype, int) else _ABSTRACT[heaptype][nullable]
 
 

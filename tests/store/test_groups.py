@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -256,6 +257,38 @@ async def test_a_waiter_cancelled_at_the_hand_over_passes_it_on(engine: str) -> 
                     await anyio.lowlevel.checkpoint()
                 scope.cancel()  # handed over, and not awake yet
                 await until(lambda: results == [2])
+        assert idle(guest)
+        assert guest.exit_code is None
+
+
+async def test_a_native_cancellation_at_the_hand_over_passes_it_on(engine: str, anyio_backend_name: str) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("asyncio's own")
+    setup = Setup(engine)
+    async with setup.store:
+        guest = await setup.guest()
+        free = anyio.Event()
+
+        async def later(caller: Caller[None], value: int) -> int:
+            await free.wait()
+            return value
+
+        setup.later = later
+        holder = asyncio.ensure_future(guest.exports.later(0))
+        await until(lambda: bool(guest.group.stack))
+        waiting = asyncio.ensure_future(guest.exports.id(1))
+        await until(lambda: len(guest.group.queue) == 1)
+        last = asyncio.ensure_future(guest.exports.id(2))
+        await until(lambda: len(guest.group.queue) == 2)
+        waiter = guest.group.queue[0]
+        free.set()
+        while not waiter.granted:
+            await asyncio.sleep(0)
+        assert waiting.cancel()  # the wake-up is on its way: now it raises
+        with anyio.fail_after(2):
+            assert await last == 2
+            assert await holder == 0
+        assert waiting.cancelled()
         assert idle(guest)
         assert guest.exit_code is None
 

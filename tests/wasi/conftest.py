@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
 from aiowasm import Instance, Module, Store
-from aiowasm.host.wasi import Stat, Wasi
-from aiowasm.host.wasi.abi import DIRENT, FILESTAT, FUNCTIONS, Errno
+from aiowasm.host.wasi import Directory, File, FileSystem, HostDir, MemFS, Overlay, Stat, Symlink, Wasi
+from aiowasm.host.wasi.abi import DIRENT, FILESTAT, FUNCTIONS, Errno, FileType
 from aiowasm.host.wasi.descriptors import ALL_RIGHTS, FILE_RIGHTS
 from aiowasm.host.wasi.errno import WasiError
 from aiowasm.store.engines import available
@@ -188,13 +191,14 @@ class Guest:
 
     async def stat(self, path: str, *, follow: bool = False, at: int = 3) -> Stat:
         assert await self.call("path_filestat_get", at, int(follow), path, BUFFER) is Errno.SUCCESS
-        return Stat(*FILESTAT.unpack(self.memory.read(BUFFER, FILESTAT.size)))
+        stat = Stat(*FILESTAT.unpack(self.memory.read(BUFFER, FILESTAT.size)))
+        return stat._replace(filetype=FileType(stat.filetype))
 
     async def list(self, fd: int = 3, nbytes: int = 4096) -> list[str]:
         names, cookie = [], 0
         while True:
             assert await self.call("fd_readdir", fd, BUFFER, nbytes, cookie, 0) is Errno.SUCCESS
-            used = self.u32()
+            used, known = self.u32(), len(names)
             data = self.data(used)
             while len(data) >= DIRENT.size:
                 following, _, length, _ = DIRENT.unpack_from(data)
@@ -205,6 +209,8 @@ class Guest:
                 cookie = following
             if used < nbytes:
                 return names
+            if len(names) == known:
+                raise IndexError("no entry fits into the buffer")
 
 
 Spawn = Callable[..., Awaitable[Guest]]
@@ -220,3 +226,79 @@ async def spawn(anyio_backend: object, engine: str) -> AsyncIterator[Spawn]:
             return Guest(await store.instantiate(module, imports=wasi.imports(), **options))
 
         yield make
+
+
+TREE = {"file": b"0123456789", "empty": b"", "dir": {"inner": b"inner", "deep": {"x": b"x"}}, "link": Symlink("file")}
+"""What the file systems of `tree` hold."""
+
+
+def build(contents: Mapping[str, object], folder: Path) -> Path:
+    """Write the contents of a MemFS to a folder."""
+    folder.mkdir(exist_ok=True)
+    for name, value in contents.items():
+        if isinstance(value, Mapping):
+            build(value, folder / name)
+        elif isinstance(value, Symlink):
+            (folder / name).symlink_to(value.target)
+        else:
+            (folder / name).write_bytes(value)  # type: ignore[arg-type]
+    return folder
+
+
+class Waiting(FileSystem):
+    """A file system whose every operation suspends: what lives far away."""
+
+    waits = True
+
+    def __init__(self, inner: FileSystem) -> None:
+        self.inner = inner
+
+    def open_root(self) -> Directory:
+        return _slow(self.inner.open_root())
+
+
+def _slow(target: Any) -> Any:
+    """A stand-in for a directory or file that suspends before every operation."""
+    base = Directory if isinstance(target, Directory) else File
+
+    class Slow(base):  # type: ignore[misc,valid-type]
+        waits = True
+        key = getattr(target, "key", None)
+
+        def close(self) -> None:
+            target.close()
+
+    def passing(name: str) -> Any:
+        async def method(self: Any, *arguments: Any, **options: Any) -> Any:
+            await anyio.sleep(0)
+            arguments = tuple(getattr(argument, "target", argument) for argument in arguments)
+            result = await getattr(target, name)(*arguments, **options)
+            return _slow(result) if isinstance(result, Directory | File) else result
+
+        return method
+
+    for name, member in vars(base).items():
+        if inspect.iscoroutinefunction(member):
+            setattr(Slow, name, passing(name))
+    Slow.__abstractmethods__ = frozenset()
+    slow = Slow()
+    slow.target = target
+    return slow
+
+
+@pytest.fixture(params=["HostDir", "MemFS", "offloaded", "waiting", "overlay"])
+def tree(request: pytest.FixtureRequest, tmp_path: Path) -> FileSystem:
+    """A file system that holds TREE, of each kind."""
+    if request.param in ("MemFS", "waiting"):
+        memory = MemFS(TREE)
+        return memory if request.param == "MemFS" else Waiting(memory)
+    folder = build(TREE, tmp_path / "tree")
+    if request.param == "overlay":
+        return Overlay(MemFS(), HostDir(folder, read_only=True))
+    return HostDir(folder, offload="always" if request.param == "offloaded" else "large")
+
+
+@pytest.fixture
+async def guest(spawn: Spawn, tree: FileSystem) -> Guest:
+    """A guest with TREE as `/` (descriptor 3), 5 bytes to read on stdin, and args and env."""
+    return await spawn(Wasi(["program", "argument"], {"NAME": "value"}, stdin=b"stdin", fs={"/": tree}))

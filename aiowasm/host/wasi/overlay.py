@@ -39,6 +39,8 @@ class Overlay(FileSystem):
         self.lowers = lowers
         self.hidden: set[Place] = set()
         """Paths at which nothing of what lies below is seen any more."""
+        self.made: set[Place] = set()
+        """Directories that were copied up, perhaps after somebody had opened them."""
 
     def open_root(self) -> Directory:
         """Return the merged root directory."""
@@ -47,7 +49,8 @@ class Overlay(FileSystem):
     async def open_upper(self, place: Place) -> Directory:
         """Open a directory of the upper file system, made if it is not there."""
         directory = self.upper.open_root()
-        for name in place:
+        for depth, name in enumerate(place, 1):
+            self.made.add(place[:depth])
             try:
                 inner = await _or_none(directory.open_directory(name))
                 if inner is None:
@@ -83,9 +86,16 @@ class _OverlayDirectory(Directory):
         """Return the lower directories in which *name* may be seen."""
         return [] if (*self._place, name) in self._fs.hidden else self._lowers
 
+    async def _top(self) -> Directory | None:
+        """Return the upper directory, if there is one."""
+        if self._upper is None and self._place in self._fs.made:
+            self._upper = await self._fs.open_upper(self._place)
+        return self._upper
+
     async def _find(self, name: str) -> tuple[Directory, Stat]:
         """Return the layer where *name* is, and what is known of it."""
-        for layer in [*([self._upper] if self._upper else []), *self._below(name)]:
+        upper = await self._top()
+        for layer in [*([upper] if upper else []), *self._below(name)]:
             stat = await _or_none(layer.stat_entry(name))
             if stat is not None:
                 return layer, stat
@@ -108,7 +118,7 @@ class _OverlayDirectory(Directory):
             self._fs.hidden.add((*self._place, name))
 
     async def stat(self) -> Stat:
-        return await (self._upper or self._lowers[0]).stat()
+        return await (await self._top() or self._lowers[0]).stat()
 
     async def stat_entry(self, name: str) -> Stat:
         return (await self._find(name))[1]
@@ -143,11 +153,11 @@ class _OverlayDirectory(Directory):
             raise WasiError(Errno.LOOP)
         if oflags & OFlags.CREAT and oflags & OFlags.EXCL:
             raise WasiError(Errno.EXIST)
-        oflags &= ~OFlags.CREAT
         if stat.filetype is FileType.DIRECTORY:
-            if write or oflags & OFlags.TRUNC:
+            if write or oflags & (OFlags.TRUNC | OFlags.CREAT):
                 raise WasiError(Errno.ISDIR)
             return await self.open_directory(name)
+        oflags &= ~OFlags.CREAT
         if layer is not self._upper and (write or oflags & OFlags.TRUNC) and not oflags & OFlags.DIRECTORY:
             layer = await self._copy_up(name, layer, stat, empty=bool(oflags & OFlags.TRUNC))
         return await layer.open_entry(name, oflags, read=read, write=write)
@@ -191,7 +201,7 @@ class _OverlayDirectory(Directory):
 
     async def entries(self) -> Sequence[Entry]:
         found: dict[str, Entry] = {}
-        if self._upper is not None:
+        if await self._top() is not None and self._upper is not None:
             found = {entry.name: entry for entry in await self._upper.entries()}
         for lower in self._lowers:
             for entry in await lower.entries():

@@ -236,15 +236,25 @@ def _table_size(_engine: Interpreter, frame: Frame, immediate: Any) -> None:
     frame.stack.append(len(frame.instance.tables[immediate].elements))
 
 
+def _afford(engine: Interpreter, units: int) -> None:
+    """Trap before a growth that the fuel does not pay for; one that is refused for another reason costs nothing."""
+    machine = engine.machine
+    if machine is not None and machine.consumed + units > machine.limit:
+        engine.charge(units)
+
+
 @_rule("table.grow")
 def _table_grow(engine: Interpreter, frame: Frame, immediate: Any) -> None:
     value, delta = _pop(frame.stack, 2)
     table = frame.instance.tables[immediate]
+    units = delta * _ELEMENT_NBYTES // _BYTES_PER_UNIT
+    if len(table.elements) + delta <= table.max_elements:
+        _afford(engine, units)
     if table.asks:
-        raise Ask(table, delta, value, delta * _ELEMENT_NBYTES // _BYTES_PER_UNIT)
+        raise Ask(table, delta, value, units)
     previous = table.grow(delta, value)
     if previous >= 0:
-        engine.charge(delta * _ELEMENT_NBYTES // _BYTES_PER_UNIT)
+        engine.charge(units)
     frame.stack.append(previous & ((1 << table.addrtype.value) - 1))
 
 
@@ -257,11 +267,14 @@ def _memory_size(_engine: Interpreter, frame: Frame, immediate: Any) -> None:
 def _memory_grow(engine: Interpreter, frame: Frame, immediate: Any) -> None:
     memory = frame.instance.mems[immediate]
     delta_pages = frame.stack.pop()
+    units = delta_pages * _PAGE_COST
+    if memory.size + delta_pages <= memory.max_pages:
+        _afford(engine, units)
     if memory.asks:
-        raise Ask(memory, delta_pages, None, delta_pages * _PAGE_COST)
+        raise Ask(memory, delta_pages, None, units)
     previous = memory.grow(delta_pages)
     if previous >= 0:
-        engine.charge(delta_pages * _PAGE_COST)
+        engine.charge(units)
     frame.stack.append(previous & ((1 << memory.addrtype.value) - 1))
 
 

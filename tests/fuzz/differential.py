@@ -135,6 +135,8 @@ _WASMTIME_TRAPS = {
     "uninitialized element": TrapCode.UNINITIALIZED_ELEMENT,
     "indirect call type mismatch": TrapCode.INDIRECT_CALL_TYPE_MISMATCH,
     "null reference": TrapCode.NULL_REFERENCE,
+    "out of bounds array access": TrapCode.ARRAY_OUT_OF_BOUNDS,
+    "cast failure": TrapCode.CAST_FAILURE,
     "unaligned atomic": TrapCode.UNALIGNED_ATOMIC,
     "call stack exhausted": TrapCode.CALL_STACK_EXHAUSTED,
 }
@@ -143,6 +145,9 @@ _COARSE = {
     TrapCode.UNDEFINED_ELEMENT.value: TrapCode.TABLE_OUT_OF_BOUNDS.value,
     TrapCode.NULL_FUNCTION_REFERENCE.value: TrapCode.NULL_REFERENCE.value,
     TrapCode.NULL_EXCEPTION_REFERENCE.value: TrapCode.NULL_REFERENCE.value,
+    TrapCode.NULL_STRUCTURE_REFERENCE.value: TrapCode.NULL_REFERENCE.value,
+    TrapCode.NULL_ARRAY_REFERENCE.value: TrapCode.NULL_REFERENCE.value,
+    TrapCode.NULL_I31_REFERENCE.value: TrapCode.NULL_REFERENCE.value,
 }
 
 
@@ -289,6 +294,7 @@ PROFILES: tuple[Options, ...] = (
     Options(features=_MOST),
     Options(features=_MOST - _UNFAIR, bulk=False, traps=0.0),
     Options(features=WASM_2),
+    Options(features=WASM_3, traps=0.01),
     Options(features=WASM_1, bulk=False),
     Options(ninstructions=40, depth=3, traps=0.15),
 )

@@ -36,7 +36,7 @@ from aiowasm.syntax.types import (
     ValType,
 )
 from tests.fuzz.emitter import Emitter, ModuleBuilder, Types, constant, value_types
-from tests.fuzz.statements import Statements
+from tests.fuzz.structures import Structures
 from tests.fuzz.values import bits_of
 
 __all__ = ("Call", "Options", "Program", "generate")
@@ -257,7 +257,7 @@ def generate(seed: int, options: Options | None = None) -> Program:
     module = ModuleBuilder(chosen.features)
     _declare(module, rng, chosen)
     for funcidx in range(chosen.nfunctions):
-        code = Statements(module, rng, module.functypes[funcidx], chosen.ninstructions, chosen.traps, chosen.bulk)
+        code = Structures(module, rng, module.functypes[funcidx], chosen.ninstructions, chosen.traps, chosen.bulk)
         code.callable = list(range(chosen.nfunctions))
         _prologue(code)
         code.body(chosen.depth)

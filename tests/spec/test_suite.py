@@ -13,7 +13,7 @@ import pytest
 
 from aiowasm.cli.wast.profiles import profile
 from aiowasm.cli.wast.runner import Report, run_script
-from aiowasm.engine.interpreter import code
+from aiowasm.engine.interpreter.code import HOT
 from aiowasm.engine.interpreter.engine import Interpreter
 
 REQUIRED = (".", "custom", "legacy", "proposals/threads", "proposals/custom-page-sizes", "proposals/wide-arithmetic")
@@ -31,22 +31,21 @@ def scripts() -> list[str]:
     return found or ["address.wast"]
 
 
-def run(path: Path, slice_fuel: int) -> Report:
+def run(path: Path, slice_fuel: int, hot: int = HOT) -> Report:
     features = profile(path)
     if isinstance(features, str):
         raise TypeError(f"{features} is not supported")
-    return run_script(path.read_bytes(), features, Interpreter(), slice_fuel)
+    return run_script(path.read_bytes(), features, Interpreter(hot), slice_fuel)
 
 
 @pytest.mark.parametrize("name", scripts())
-def test_script(testsuite: Path, name: str, monkeypatch) -> None:
+def test_script(testsuite: Path, name: str) -> None:
     path = testsuite / name
     report = run(path, 1_000_000)
     assert not report.failures, "\n".join(f"{name}:{line}: {what}" for line, what in report.failures[:20])
     assert not report.skips
     assert report.passed or not path.read_text(encoding="utf-8").strip()
-    monkeypatch.setattr(code, "HOT", ALWAYS_GENERATED)
-    again = run(path, 1_000_000 if path.name.startswith(LONG) else 3)
+    again = run(path, 1_000_000 if path.name.startswith(LONG) else 3, ALWAYS_GENERATED)
     assert not again.failures, "\n".join(f"{name}:{line}: {what}" for line, what in again.failures[:20])
     assert again.passed == report.passed
     assert again.fuel == report.fuel

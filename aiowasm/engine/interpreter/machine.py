@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiowasm.engine.base import HostReturned, Outcome, Thrown
 from aiowasm.engine.instance import function_name
 from aiowasm.engine.interpreter.capture import capture, running_frames, trap_of
-from aiowasm.engine.interpreter.code import code_of
+from aiowasm.engine.interpreter.code import INLINE_NBYTES, INLINE_OPERATORS, code_of
 from aiowasm.engine.interpreter.frames import AnyFrame, CodeFrame, Entry, Frame
 from aiowasm.engine.interpreter.signals import Ask, Bulk, Deep, Failed, Leave, Load, Promote, Suspend, Tail, WaitFor
 from aiowasm.errors import FrameInfo, InvalidError, OutOfFuel, Trap, TrapCode
@@ -257,17 +257,23 @@ class Machine:
             raise Failed(instance.error)
         code = code_of(instance.validated, func.funcidx, self.engine.hot)
         if code.prepared is None:
-            self._work = code.prepare_steps(instance.validated)
-            return _AGAIN
+            return self._later(code.prepare_steps(instance.validated), small=code.nbytes <= INLINE_NBYTES)
         if code.heat > code.hot and code.compiled is None and not code.refused:
-            self._work = code.compile_steps(instance.validated)
-            return _AGAIN
+            small = code.noperators <= INLINE_OPERATORS
+            return self._later(code.compile_steps(instance.validated), small=small)
         if len(frames) > self._call_depth or self._used + code.slots > self._stack_slots:
             frames.pop()
             raise Trap(TrapCode.CALL_STACK_EXHAUSTED)
         frames.pop()
         self._count = code.nresults
         return self.engine.entry(func, None)(*entry.arguments, self._budget(code.slots))
+
+    def _later(self, work: Generator[None, None, None], *, small: bool) -> object:
+        """Do *work* before anything else: now if it is small, else in steps with pauses between."""
+        self._work = work
+        while small and self._work is not None:
+            self._continue_work()
+        return _AGAIN
 
     def _budget(self, slots: int) -> int:
         """Stack slots that may be used on this Python stack, at least those of the frame that is run."""

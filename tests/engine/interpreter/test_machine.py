@@ -294,7 +294,9 @@ def test_long_copies_are_done_in_steps_that_overlap_rightly(engine: Interpreter)
 def test_a_closed_instance_ends_calls_and_calls_from_guests(engine: Interpreter) -> None:
     library = load(engine, LOOP)
     func = library.funcs[1]
-    text = '(import "" "f" (func $f (param i32) (result i32))) (func (export "run") (result i32) (call $f (i32.const 9)))'
+    text = (
+        '(import "" "f" (func $f (param i32) (result i32))) (func (export "run") (result i32) (call $f (i32.const 9)))'
+    )
     user = load(engine, text, func)
     assert finish(call(engine, user, "run")) is Outcome.RETURNED
     error = ExitError(3)

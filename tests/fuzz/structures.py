@@ -8,6 +8,7 @@ from aiowasm.features import Feature
 from aiowasm.syntax.types import (
     ANYREF,
     F64,
+    FUNCREF,
     I8,
     I16,
     I32,
@@ -35,7 +36,46 @@ class Structures(Statements):
         ways = super().ways(valtype)
         if valtype is I32 and self.has(Feature.GC):
             ways += [self.structure, self.array, self.packed_array, self.i31, self.cast, self.br_on_cast] * 2
+        if valtype is I32 and self.has(Feature.FUNCTION_REFERENCES):
+            ways += [self.br_on_null, self.br_on_non_null]
         return ways
+
+    def nop(self, depth: int) -> None:
+        """What does nothing here."""
+        if self.has(Feature.THREADS) and self.rng.random() < 0.5:
+            self.op("atomic.fence", 0)
+        else:
+            super().nop(depth)
+
+    def br_on_null(self, _valtype: ValType, depth: int) -> None:
+        """A branch if a function reference is null."""
+        self.op("block", I32)
+        self.labels.append(LabelTypes((I32,)))
+        self.op("block", None)
+        self.labels.append(LabelTypes(()))
+        self.expr(FUNCREF, depth)
+        self.op("br_on_null", 0)
+        self.op("drop")
+        self.expr(I32, depth)
+        self.op("br", 1)
+        self.close()
+        self.expr(I32, depth)
+        self.close()
+
+    def br_on_non_null(self, _valtype: ValType, depth: int) -> None:
+        """A branch with a function reference that is not null."""
+        self.op("block", I32)
+        self.labels.append(LabelTypes((I32,)))
+        self.op("block", RefType(False, AbsHeapType.FUNC))
+        self.labels.append(LabelTypes((), closed=True))
+        self.expr(FUNCREF, depth)
+        self.op("br_on_non_null", 0)
+        self.expr(I32, depth)
+        self.op("br", 1)
+        self.close()
+        self.op("drop")
+        self.expr(I32, depth)
+        self.close()
 
     def structure(self, _valtype: ValType, depth: int) -> None:
         """Fields of a structure, one of them set on the way."""
@@ -53,6 +93,8 @@ class Structures(Statements):
         field = self.rng.randrange(2)
         self.op("struct.set", typeidx, field)
         self.op("local.get", local)
+        if self.rng.random() < 0.2:
+            self.op("ref.as_non_null")
         if self.rng.random() < 0.5:
             self.op(self.rng.choice(("struct.get_s", "struct.get_u")), typeidx, 1)
         elif self.rng.random() < 0.5:
@@ -72,7 +114,12 @@ class Structures(Statements):
         """An element of an array, or its length."""
         typeidx = self.module.typeidx(_ARRAY)
         length = self.rng.randrange(1, 6)
-        if self.rng.random() < 0.5:
+        if self.bulk and self.has(Feature.BULK_MEMORY) and self.rng.random() < 0.2:
+            length = self.rng.randrange(1, 6 if self.risky() else 4)
+            self.const(I32, self.rng.randrange(3))
+            self.const(I32, length)
+            self.op("array.new_data", typeidx, len(self.module.datas) - 1)
+        elif self.rng.random() < 0.5:
             self.exprs((I32,) * length, depth - 1)
             self.op("array.new_fixed", typeidx, length)
         else:
@@ -119,6 +166,10 @@ class Structures(Statements):
         else:
             self.expr(I32, depth)
             self.op("ref.i31")
+        if self.rng.random() < 0.2:
+            self.op("extern.convert_any")
+            self.op("any.convert_extern")
+            self.op("ref.cast_null", AbsHeapType.I31)
         self.op(self.rng.choice(("i31.get_s", "i31.get_u")))
 
     def anything(self, depth: int) -> None:

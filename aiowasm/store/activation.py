@@ -55,6 +55,8 @@ class Activation(Turn):
     """Whether the guest must stop at its next chance: it was closed, or asked to yield."""
     exit: ExitError | None = None
     """Set by whoever closes an instance that has a frame in it."""
+    abandoned = False
+    """Whether its coroutine was dropped in another thread, and the loop's own thread still has to clean up."""
     deferred: Awaitable[Any] | None = None
     """What a host function that was called inside the engine has left to await."""
     scope: anyio.CancelScope | None = None

@@ -8,12 +8,14 @@ never translated: the caller gets its event loop's own exception.
 from __future__ import annotations
 
 import warnings
+from math import inf
+from threading import get_ident
 from time import perf_counter_ns
 from typing import Any, NoReturn
 
 import anyio
 from anyio import CancelScope, WouldBlock
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from aiowasm.engine.base import NO_LIMIT, Outcome
 from aiowasm.engine.func import FuncInst
@@ -83,10 +85,13 @@ async def admit(activation: Activation) -> None:
     if not instance.group.try_enter(activation):
         gate.check()
         while not await instance.group.enter(activation, instance.limits.waiters):
+            await checkpoint_if_cancelled()  # who is cancelled too is told that
             instance.check()
     try:
         await enter_gate(activation)
-        instance.check()
+        if instance.exit is not None:
+            await checkpoint_if_cancelled()
+            instance.check()
     except BaseException:
         gate.release(activation)
         instance.group.leave(activation)
@@ -108,6 +113,11 @@ async def enter_gate(activation: Activation) -> None:
 
 def leave(activation: Activation) -> None:
     """Give back all that *activation* holds; no guest code runs."""
+    if not activation.abandoned:
+        _give_back(activation)
+
+
+def _give_back(activation: Activation) -> None:
     execution = activation.execution
     if execution is not None:
         if execution.consumed != activation.accounted:
@@ -249,10 +259,18 @@ async def _yield(activation: Activation) -> None:
     activation.weight = instance.weight
     if instance.listeners is not None:
         instance.listeners.yielded(activation)
-    activation.deadline = anyio.current_effective_deadline()
+    _look_at_deadline(activation)
     await activation.gate.enter(activation, activation.store.tick_budget_ns)
     if activation.exit is not None:
+        await checkpoint_if_cancelled()
         raise fresh(activation.exit)
+
+
+def _look_at_deadline(activation: Activation) -> None:
+    """Remember when the task will be cancelled: once it is, there is no way to know whether a deadline did it."""
+    deadline = anyio.current_effective_deadline()
+    if deadline != -inf:  # what says that it is cancelled already
+        activation.deadline = deadline
 
 
 async def _refuel(activation: Activation) -> None:
@@ -277,7 +295,7 @@ def suspend(activation: Activation, state: State) -> None:
     # The scopes around a call stay the same while it lasts, but for their deadlines: a look now and then will do.
     if activation.slice_start - activation.looked_at > _LOOK_NS:
         activation.looked_at = activation.slice_start
-        activation.deadline = anyio.current_effective_deadline()
+        _look_at_deadline(activation)
     if activation.gate.holder is activation:
         activation.gate.release(activation)
     group = activation.instance.group
@@ -324,12 +342,12 @@ async def drive(activation: Activation, outcome: Outcome | None = None) -> tuple
             outcome = step(activation)
         while outcome is not Outcome.RETURNED:
             before = activation.accounted
+            if scope is None and _calls_out(activation, outcome):
+                scope = activation.scope = CancelScope()
+                scope.__enter__()
             if outcome is Outcome.PAUSED:
                 await pause(activation, before - activation.resumed_at)
             elif outcome is Outcome.HOST_CALL or outcome is Outcome.WAIT:
-                if scope is None:
-                    scope = activation.scope = CancelScope()
-                    scope.__enter__()
                 await (host_call(activation) if outcome is Outcome.HOST_CALL else wait(activation))
             elif outcome is Outcome.GROW:
                 await _grow(activation)
@@ -341,11 +359,21 @@ async def drive(activation: Activation, outcome: Outcome | None = None) -> tuple
     except BaseException as error:
         settle(activation, error)
         failure = error
-    if scope is not None:
+    if scope is not None and not activation.abandoned:
         failure = _leave_scope(activation, scope, failure)
     if failure is not None:
         raise failure
     return execution.results  # type: ignore[no-any-return]
+
+
+def _calls_out(activation: Activation, outcome: Outcome) -> bool:
+    """Whether code of the application is awaited now: closing cancels it through a scope around all such code."""
+    if outcome is Outcome.HOST_CALL or outcome is Outcome.WAIT:
+        return True
+    store = activation.store
+    if outcome is Outcome.GROW:
+        return store.growth_limiter is not None
+    return outcome is Outcome.PAUSED and store.on_out_of_fuel is not None
 
 
 def _leave_scope(activation: Activation, scope: CancelScope, failure: BaseException | None) -> BaseException | None:
@@ -456,6 +484,11 @@ def _ended(activation: Activation, outcome: Outcome) -> NoReturn:
 def settle(activation: Activation, error: BaseException) -> None:
     """Close what *error* leaves torn. Synchronous: nothing can come between, whatever cancels the task."""
     store, state = activation.store, activation.state
+    if isinstance(error, GeneratorExit) and activation.gate.thread != get_ident() and state is not State.DONE:
+        # A dropped coroutine may be finalised in any thread; queues and events belong to the loop's.
+        activation.abandoned = True
+        store.soon(lambda: _abandon(activation))
+        return
     if state is State.DONE:
         return
     in_host = state is State.IN_HOST or state is State.LIMITER
@@ -476,6 +509,13 @@ def settle(activation: Activation, error: BaseException) -> None:
         instance.shut(code, cause)
     if isinstance(error, GeneratorExit):
         warnings.warn(f"a call of {activation.instance!r} was abandoned", ResourceWarning, stacklevel=2)
+
+
+def _abandon(activation: Activation) -> None:
+    """On the loop's thread: close and give back what a call held that was dropped in another thread."""
+    for instance in activation.live_instances():
+        instance.shut(EXIT_CANCELLED, "abandoned")
+    _give_back(activation)
 
 
 def _cancelled(activation: Activation, error: BaseException) -> tuple[int, str]:

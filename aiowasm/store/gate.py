@@ -7,11 +7,13 @@ is left of the budget never queue. Locks of linkage groups are taken before the 
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Generator
 from threading import get_ident
 from time import perf_counter_ns
 from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 import anyio
 from anyio.lowlevel import RunVar, checkpoint, current_token
@@ -61,7 +63,9 @@ class Gate:
             RuntimeError: A store is used from another event loop or thread than its own.
         """
         if get_ident() != self.thread or current_token().native_token is not self.native_token:
-            raise RuntimeError("a store belongs to one event loop: use it there, or make another store")
+            raise RuntimeError(
+                "a store belongs to one event loop (of one process): use it there, or make another store"
+            )
 
     def soon(self, callback: Any) -> None:
         """Call *callback* on the loop's thread; may be called from any thread."""
@@ -97,10 +101,10 @@ class Gate:
             self.release(turn)
             await waiter.event.wait()
         except BaseException:
-            if waiter.handed:
-                self.release(turn)
-            else:
-                self.queue.remove(waiter)
+            if get_ident() == self.thread:
+                self._drop(turn, waiter)
+            else:  # a coroutine that was dropped may be finalised anywhere
+                self.soon(lambda: self._drop(turn, waiter))
             raise
         finally:
             turn.waiter = None
@@ -109,6 +113,12 @@ class Gate:
             return False
         turn.turns = turn.weight
         return True
+
+    def _drop(self, turn: Turn, waiter: _Waiter) -> None:
+        if waiter.handed:
+            self.release(turn)
+        else:
+            self.queue.remove(waiter)
 
     def release(self, turn: Turn) -> None:
         """Hand the baton to the head of the queue, if *turn* has it."""
@@ -124,6 +134,18 @@ class Gate:
         self.holder = None
 
 
+_gates: WeakSet[Gate] = WeakSet()
+
+
+def _forked() -> None:
+    """In the child of a fork nothing runs that ran in the parent: stores refuse to be used there."""
+    for gate in _gates:
+        gate.thread = -1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
 _gate: RunVar[Gate] = RunVar("aiowasm.gate")
 
 
@@ -133,6 +155,7 @@ def current_gate() -> Gate:
     if gate is None:
         gate = Gate(current_token().native_token)
         _gate.set(gate)
+        _gates.add(gate)
     return gate
 
 

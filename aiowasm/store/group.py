@@ -7,6 +7,7 @@ activation may go on top if the stack is empty, or if the top one is inside a ho
 from __future__ import annotations
 
 from itertools import count
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 import anyio
@@ -101,10 +102,11 @@ class Group:
                 if not waiter.event.is_set():
                     raise ReentrancyError(f"the call has waited {seconds} s for its group: {self._described()}")
         except BaseException:
-            if waiter.granted:
-                activation.waits_for.leave(activation)
-            else:
-                activation.waits_for._give_up(waiter)
+            if get_ident() == activation.gate.thread:
+                activation.waits_for._drop(activation, waiter)
+            else:  # a coroutine that was dropped may be finalised anywhere
+                group = activation.waits_for
+                activation.store.soon(lambda: group._drop(activation, waiter))
             raise
         else:
             if not waiter.granted:
@@ -115,6 +117,12 @@ class Group:
             activation.waits_for = None
             if parent is not None and parent.blocked is not None:
                 parent.blocked.remove(activation)
+
+    def _drop(self, activation: Activation, waiter: _Waiter) -> None:
+        if waiter.granted:
+            self.leave(activation)
+        else:
+            self._give_up(waiter)
 
     def _give_up(self, waiter: _Waiter) -> None:
         """Leave the queue. Those behind may have come while the stack was free already."""

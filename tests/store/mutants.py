@@ -41,8 +41,8 @@ FAULTS = (
     Fault(
         "a hand-over lost: who is cancelled with the lock keeps it",
         "group.py",
-        "                activation.waits_for.leave(activation)\n",
-        "                pass\n",
+        "        if waiter.granted:\n            self.leave(activation)\n",
+        "        if waiter.granted:\n            pass\n",
         "test_groups.py",
         "native_cancellation_at_the_hand_over and asyncio",
     ),

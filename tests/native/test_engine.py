@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from itertools import pairwise
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_pauses_change_nothing(native: Native) -> None:
     while execution.resume(37) is Outcome.PAUSED:
         points.append(execution.consumed)
     # Check points lie nine units apart in this loop.
-    assert all(37 <= after - before < 37 + 9 for before, after in zip(points, points[1:], strict=False))
+    assert all(37 <= after - before < 37 + 9 for before, after in pairwise(points))
     assert (execution.results, execution.consumed) == (whole.results, whole.consumed) == ((5050,), 902)
 
 

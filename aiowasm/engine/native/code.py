@@ -13,7 +13,7 @@ from bisect import bisect_right, insort
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-__all__ = ("Arena", "CodeSpace", "address_of", "find")
+__all__ = ("Arena", "CodeSpace", "address_of", "find", "generation")
 
 _ALIGN: Final = 16
 _GRANULE: Final = 1 << 16
@@ -70,6 +70,7 @@ class Arena:
             at = bisect_right(_bases, base) - 1
             if at >= 0 and _bases[at] == base:
                 del _bases[at]
+            generation[0] += 1
 
     def fits(self, nbytes: int) -> bool:
         """Whether *nbytes* more can be added."""
@@ -87,6 +88,8 @@ class Arena:
 
 _arenas: WeakValueDictionary[int, Arena] = WeakValueDictionary()
 _bases: list[int] = []
+generation = [0]
+"""Counts arenas that are gone: what is remembered by address must be forgotten then."""
 
 
 def find(address: int) -> tuple[int, Any] | None:

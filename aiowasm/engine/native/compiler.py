@@ -117,8 +117,8 @@ class Compiled:
     CONST64, CONSTF, FLOAT2, INT1, FLOAT1, COMPARE1, INDIRECT, RETURN, UNREACHABLE, BR_TABLE, DROP, SELECT,
     GLOBAL_GET, GLOBAL_SET, WRAP, NOP, MEMORY_SIZE, RULE, REF_NULL, REF_IS_NULL, NON_NULL, BR_ON_NULL,
     BR_ON_NON_NULL, CALL_REF, TAIL, TAIL_INDIRECT, TAIL_REF, TABLE_SIZE, CONSTV, TRY_TABLE, THROW,
-    CATCH, BR_ON_CAST, UNSUPPORTED,
-) = range(50)  # fmt: skip
+    CATCH, BR_ON_CAST, VECTOR, SHUFFLE, LOAD_LANE, STORE_LANE, UNSUPPORTED,
+) = range(54)  # fmt: skip
 
 _NAMED: Final = {
     "local.get": GET,
@@ -187,6 +187,8 @@ def _treatment(stencils: Stencils) -> list[int]:
         code = row.code
         if row.name in _NAMED:
             table[code] = _NAMED[row.name]
+        elif row.operation is not None and row.operation.family in _LANES:
+            table[code] = _LANES[row.operation.family]
         elif row.type is not None and _has_stencils(stencils, code):
             table[code] = _class_of(row.type, row.operation.family if row.operation else "")
         elif row.name in RULES or row.name in LEAVING or code in EVALUATE or code in WIDTHS:
@@ -195,17 +197,22 @@ def _treatment(stencils: Stencils) -> list[int]:
 
 
 def _has_stencils(stencils: Stencils, code: int) -> bool:
-    return any(f"{code:x}.{kinds}" in stencils for kinds in ("S", "SS", "F", "FS"))
+    return any(f"{code:x}.{kinds}" in stencils for kinds in ("S", "SS", "F", "FS", "SSS", "0.S", "0.SS"))
+
+
+_LANES: Final = {"load_lane": LOAD_LANE, "store_lane": STORE_LANE, "vshuffle": SHUFFLE}
 
 
 def _class_of(stacktype: tuple[tuple[str, ...], tuple[str, ...]], family: str) -> int:
     params, results = stacktype
-    if family == "load":
+    if family.startswith("load"):
         return LOAD
     if family == "store":
         return STORE
     if family in ("relop", "testop"):
         return COMPARE2 if len(params) == 2 else COMPARE1
+    if "v128" in params or "v128" in results:
+        return VECTOR
     if results[0] in ("i32", "i64"):
         return INT2 if len(params) == 2 else INT1
     return FLOAT2 if len(params) == 2 else FLOAT1
@@ -735,8 +742,11 @@ class Compiler:
                 self.move(label)
         elif not joined:
             if dead:
-                self.dead = True
                 del stack[label.base :]
+                # Validation takes what follows a loop that is branched to for reachable.
+                self.dead = not block.targeted
+                if not self.dead:
+                    self.push_slots(label.results)
             return
         elif not dead:
             self.flush(label.base)

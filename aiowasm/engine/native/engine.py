@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary, ref
 
 from aiowasm.engine.func import FuncInst
-from aiowasm.engine.native.code import CodeSpace
+from aiowasm.engine.native.code import CodeSpace, generation
 from aiowasm.engine.native.entities import NativeGlobal, NativeMemory, NativeTable
 from aiowasm.engine.native.execution import NativeExecution
 from aiowasm.engine.native.layout import Activation, Descriptor, Instance
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ("Native", "NativeInstance")
 
 _EMPTY_MEMORY = (ctypes.c_uint64 * 2)()
+_RETURNS_MAX: Final = 100_000
 _CANONICAL_NAN64: Final = 0x7FF8_0000_0000_0000
 _CANONICAL_NAN32: Final = 0x7FC0_0000
 _MXCSR: Final = 0x1F80
@@ -148,6 +149,9 @@ class Native:
         self._tickets: dict[int, None] = {}
         self._ticket = 0
         self._buried: list[tuple[int, Any]] = []
+        self.entry_offset = stencils.labels["enter_entry"]
+        self._returns: dict[int, Any] = {}
+        self._generation = generation[0]
 
     # The protocol
 
@@ -216,6 +220,13 @@ class Native:
     def prepare(self, stack: GuestStack) -> None:
         """Make the activation block of *stack* ready for a new execution."""
         ctypes.memmove(stack.activation, self._runtime.block, Activation.NBYTES)
+
+    def returns(self) -> dict[int, Any]:
+        """What executions remember of return addresses, as long as the code is there."""
+        if self._generation != generation[0] or len(self._returns) > _RETURNS_MAX:
+            self._generation = generation[0]
+            self._returns.clear()
+        return self._returns
 
     def enter(self) -> int:
         """An execution begins; what running guests might hold is kept until it has ended."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from aiowasm.engine.instance import ModuleInst
     from aiowasm.engine.memory import Waiter
     from aiowasm.engine.native.compiler import Landing
-    from aiowasm.engine.native.engine import Native
+    from aiowasm.engine.native.engine import Native, NativeInstance
     from aiowasm.engine.native.stack import GuestStack
 
 __all__ = ("NativeExecution",)
@@ -41,6 +41,7 @@ _ARGUMENT: Final = Activation.ARGUMENT // 8
 _FRAME: Final = Activation.FRAME // 8
 _INSTANCE: Final = Activation.INSTANCE // 8
 _DEPTH_LIMIT: Final = Activation.DEPTH_LIMIT // 8
+_TARGET: Final = Activation.TARGET // 8
 _BIAS: Final = 128
 _MASK: Final = (1 << 64) - 1
 _FARTHEST: Final = 1 << 62
@@ -55,16 +56,11 @@ _SUBTRACT: Final = 3  # bytes before the number in `subq $n, %rbp`
 
 
 class _Place(NamedTuple):
-    """A frame: function, offset in its code, instance, frame pointer, where its return address lies."""
+    """A frame: function, offset in its code, instance."""
 
     function: Function
     offset: int
     instance: ModuleInst
-    frame: int
-    at: int
-    """Index on the stack of the word that points into this frame's code."""
-    depth_room: int
-    """What unwinding to it gives back of the depth limit: frames that crossed instances."""
 
 
 class NativeExecution:
@@ -182,7 +178,11 @@ class NativeExecution:
         stack = self._stack
         if stack is None:
             return
-        words = array("q", bytes(memoryview(self._longs).cast("B")))
+        # Nothing is above the frame of the innermost function and what it may just have been given.
+        top = self._at(self._longs[_FRAME]) + 2 * (
+            max((place.function.slots for place in self._walk()), default=0) + 1000
+        )
+        words = array("q", bytes(memoryview(self._longs).cast("B")[: 8 * top]))
         found = {word for word in words if _HANDLE <= word < _HANDLE + len(self._handles)}
         for key, handle in list(self._handle_of.items()):
             if handle not in found:
@@ -491,12 +491,12 @@ class NativeExecution:
 
     def _innermost(self) -> ModuleInst | None:
         """The instance whose code called last."""
-        for place in self._walk(called=True):
+        for place in self._walk():
             return place.instance
         return None
 
-    def _walk(self, *, called: bool) -> Generator[_Place, None, None]:
-        """Go through the frames, innermost first. *called*: the frame pointer is that of a callee."""
+    def _walk(self) -> Generator[_Place, None, None]:
+        """Go through the frames, innermost first."""
         longs = self._longs
         engine = self.engine
         if self._stack is None:
@@ -505,95 +505,136 @@ class NativeExecution:
         index = self._at(longs[_SP]) + _SAVED_WORDS
         if status == Status.EXHAUSTED:
             index += 1
-            called = True
         instance = engine.instances[longs[_INSTANCE]].instance()
-        frame = longs[_FRAME]
-        room = 0
         while True:
             address = longs[index]
             if address == engine.crossed:
                 instance = engine.instances[longs[index + 1]].instance()
-                room += 16
                 index += 2
                 continue
             found = find(address - 1)
             if found is None or not isinstance(found[1], Function) or instance is None:
                 return
             start, function = found
-            if called:
-                frame -= ctypes.c_int32.from_address(address + _SUBTRACT).value
-            called = True
-            yield _Place(function, address - 1 - start, instance, frame, index, room)
+            yield _Place(function, address - 1 - start, instance)
             index += 1
-
-    def _is_called(self) -> bool:
-        return bool(self._longs[Activation.STATUS // 8] in (Status.HOST, Status.LAZY))
 
     def frames(self) -> tuple[FrameInfo, ...]:
         """Return the guest frames, innermost first."""
         if self._described or self._stack is None:
             return self._described
-        places = self._walk(called=self._is_called())
+        places = self._walk()
         return tuple(place.function.describe(place.offset, place.instance) for place in places)
 
     def instances(self) -> set[ModuleInst]:
         """Return the instances that have a live frame."""
         if self._stack is None:
             return set()
-        return {place.instance for place in self._walk(called=self._is_called())}
+        return {place.instance for place in self._walk()}
 
     def unwind(self, exception: ExnInst, *, called: bool = False) -> Outcome | None:
-        """Go on at the innermost handler of *exception*; THROWN if there is none."""
-        slots = 0
-        for place in self._walk(called=called):
-            landing = _handler(place, exception) if place.function.landings else None
-            if landing is not None:
-                self._land(place, landing, exception, slots)
+        """Go on at the innermost handler of *exception*; THROWN if there is none.
+
+        Real programs throw often (setjmp in C), so this is `_walk` without its generality (benchmarks/native.py, eh).
+        """
+        longs, engine = self._longs, self.engine
+        returns = engine.returns()
+        index = self._at(longs[_SP]) + _SAVED_WORDS
+        native = engine.instances[longs[_INSTANCE]]
+        frame = longs[_FRAME]
+        slots = room = 0
+        while True:
+            address = longs[index]
+            if address == engine.crossed:
+                native = engine.instances[longs[index + 1]]
+                room += 16
+                index += 2
+                continue
+            known = returns.get(address)
+            if known is None:
+                known = returns[address] = _Return.at(address)
+                if known is None:
+                    del returns[address]
+                    self.exception = exception
+                    return self._end(Outcome.THROWN)
+            if called:
+                frame -= known.delta
+            called = True
+            for landing in known.landings:
+                if landing.kind < 2:
+                    instance = native.instance()
+                    if instance is None or instance.tags[landing.tagidx or 0] is not exception.tag:
+                        continue
+                longs[_SLOTS] += slots
+                longs[_DEPTH_LIMIT] += room
+                self._land(native, known.function, frame, index, landing, exception)
                 return None
-            slots += place.function.slots
-        self.exception = exception
-        return self._end(Outcome.THROWN)
+            slots += known.function.slots
+            index += 1
 
     def rethrow(self, start: int) -> Outcome | None:
         """Throw again what the legacy try that starts at operator *start* of the innermost frame caught last."""
         return self.unwind(self._caught[self._longs[_FRAME], start])
 
-    def _land(self, place: _Place, landing: Landing, exception: ExnInst, slots: int) -> None:
+    def _land(
+        self,
+        native: NativeInstance,
+        function: Function,
+        frame: int,
+        index: int,
+        landing: Landing,
+        exception: ExnInst,
+    ) -> None:
+        """Go on at *landing* of the frame whose return address is at *index* of the stack."""
         longs = self._longs
-        address = place.frame + landing.slot
+        address = frame + landing.slot
         types: tuple[ValType, ...] = ()
-        values: tuple[Any, ...] = ()
         if landing.kind < 2:
             comptype = exception.tag.deftype.comptype
             types = comptype.params if isinstance(comptype, FuncType) else ()
-            values = exception.values
-        self.write(address, types, values)
+            self.write(address, types, exception.values)
         if landing.keeps:
-            self._caught[place.frame, landing.start] = exception
+            self._caught[frame, landing.start] = exception
         if landing.kind & 1:
             longs[self._at(address) + slots_of(types)] = self._raw(_EXNREF, exception)
-        longs[_SLOTS] += slots
-        longs[_DEPTH_LIMIT] += place.depth_room
         sp = self._at(longs[_SP])
-        longs[sp] = self.engine.native(place.instance).address
+        longs[sp] = native.address
         longs[sp + _SAVED_WORDS - 1] = self.engine.routines["rt_land"]
-        start = place.function.entry - self.engine.stencils.labels["enter_entry"]
-        longs[Activation.TARGET // 8] = start + landing.offset
-        longs[Activation.TARGET_SP // 8] = longs[_SP] + 8 * (place.at + 1 - sp)
-        longs[Activation.TARGET_FRAME // 8] = place.frame
+        start = function.entry - self.engine.entry_offset
+        longs[_TARGET] = start + landing.offset
+        longs[_TARGET + 1] = longs[_SP] + 8 * (index + 1 - sp)
+        longs[_TARGET + 2] = frame
 
 
-def _handler(place: _Place, exception: ExnInst) -> Landing | None:
-    """The innermost handler of *exception* around where a frame is."""
-    outermost = at = place.function.operator(place.offset)
-    for landing in place.function.landings:
-        if landing.start > outermost or not landing.start < at < landing.end:
-            continue
-        if landing.kind == DELEGATE:
-            outermost = landing.outer
-        elif landing.kind > 1 or place.instance.tags[landing.tagidx or 0] is exception.tag:
-            return landing
-    return None
+class _Return:
+    """What unwinding needs to know of a return address; does not change while the code is there."""
+
+    __slots__ = ("delta", "function", "landings")
+
+    def __init__(self, function: Function, delta: int, landings: tuple[Landing, ...]) -> None:
+        self.function = function
+        self.delta = delta
+        self.landings = landings
+
+    @classmethod
+    def at(cls, address: int) -> _Return | None:
+        """Find out; None: not in a function of a guest."""
+        found = find(address - 1)
+        if found is None or not isinstance(found[1], Function):
+            return None
+        start, function = found
+        delta = ctypes.c_int32.from_address(address + _SUBTRACT).value
+        landings: list[Landing] = []
+        if function.landings:
+            outermost = at = function.operator(address - 1 - start)
+            for landing in function.landings:
+                if landing.start > outermost or not landing.start < at < landing.end:
+                    continue
+                if landing.kind == DELEGATE:
+                    outermost = landing.outer
+                else:
+                    landings.append(landing)
+        return cls(function, delta, tuple(landings))
 
 
 def _functype(func: FuncInst) -> FuncType:

@@ -44,7 +44,7 @@ class Activation:
     ROUTINES: Final = 136
     """Pointers to the runtime's routines, in the order of `ROUTINES` below; then one for each trap."""
 
-    ROUTINE_NAMES: Final = ("yield", "exhausted", "leave", "cross", "lazy", "switch", "leave_tail")
+    ROUTINE_NAMES: Final = ("yield", "exhausted", "leave", "cross", "lazy", "switch", "copy", "fill")
     TRAPS: Final = (
         TrapCode.UNREACHABLE,
         TrapCode.INTEGER_DIVIDE_BY_ZERO,

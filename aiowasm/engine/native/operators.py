@@ -12,7 +12,7 @@ from aiowasm.engine.native.values import is_function_type
 from aiowasm.engine.operators import EVALUATE
 from aiowasm.engine.storage import WIDTHS
 from aiowasm.errors import InvalidError
-from aiowasm.syntax.instructions import BY_CODE
+from aiowasm.syntax.instructions import BY_CODE, BY_NAME
 from aiowasm.syntax.types import AbsHeapType, AddressType, FuncType, NumType, RefType
 from aiowasm.validation.record import Block
 
@@ -393,6 +393,99 @@ def _v128_const(self: Compiler, _op: int, value: bytes, _index: int) -> None:
     self.stack.append(CF + int.from_bytes(value[8:], "little"))
 
 
+@_handles(c.VECTOR)
+def _vector(self: Compiler, op: int, immediate: Any, _index: int) -> None:
+    row = BY_CODE[op]
+    if row is None or row.type is None:
+        raise InvalidError("illegal opcode")
+    params, results = row.type
+    entries: list[int] = []
+    for word in reversed(params):
+        if word == "v128":
+            entries.insert(0, self.pop_vector())
+        else:
+            entry = self.stack.pop()
+            entries.insert(0, self.float_operand(entry, len(self.stack)) if entry >= CF else entry)
+    if entries.count(V) > 0 and len(entries) == 3:
+        # Of three vectors the last alone may be in the register.
+        for number in range(2):
+            if entries[number] == V:
+                place = self.nlocals + len(self.stack) + 2 * number
+                self.out += self.stencils.store[V, place]
+                entries[number] = place
+    _compute(self, f"{op:x}" if immediate is None else f"{op:x}.{immediate}", tuple(entries), results[0])
+
+
+def _compute(self: Compiler, name: str, entries: tuple[int, ...], result: str) -> None:
+    """A stencil on popped operands; pushes the result."""
+    if result in ("i32", "i64") or all(entry >= C32 for entry in entries):
+        self.spill(R)
+    if result in ("f32", "f64", "v128"):
+        self.spill(F)
+    self.out += self.stencils.vector[name, *entries]
+    if result == "v128":
+        self.push_vector()
+    else:
+        self.stack.append(R if result in ("i32", "i64") else F)
+
+
+def _vector_in_slots(self: Compiler) -> int:
+    """Pop a v128; its first slot."""
+    entry = self.pop_vector()
+    if entry == V:
+        entry = self.nlocals + len(self.stack)
+        self.out += self.stencils.store[V, entry]
+    return entry
+
+
+@_handles(c.SHUFFLE)
+def _shuffle(self: Compiler, _op: int, lanes: tuple[int, ...], _index: int) -> None:
+    second = _vector_in_slots(self)
+    first = _vector_in_slots(self)
+    self.spill(F)
+    # pshufb gives zero where the top bit of an index is set.
+    left = int.from_bytes(bytes(lane if lane < 16 else 0x80 for lane in lanes), "little")
+    right = int.from_bytes(bytes(lane - 16 if lane >= 16 else 0x80 for lane in lanes), "little")
+    halves = [_signed64(value >> shift & (1 << 64) - 1) for value in (left, right) for shift in (0, 64)]
+    masks = [part for pair in zip(("HQ", "HQ2", "HQ3", "HQ4"), halves, strict=True) for part in pair]
+    self.out += self.stencils.fragment["shuffle", "HA", slot(first), "HB", slot(second), *masks]
+    self.push_vector()
+
+
+def _signed64(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+_LANE_ACCESS: Final = {
+    1: ("i32.load8_u", "i32.store8", "i8x16.replace_lane", "i8x16.extract_lane_u"),
+    2: ("i32.load16_u", "i32.store16", "i16x8.replace_lane", "i16x8.extract_lane_u"),
+    4: ("i32.load", "i32.store", "i32x4.replace_lane", "i32x4.extract_lane"),
+    8: ("i64.load", "i64.store", "i64x2.replace_lane", "i64x2.extract_lane"),
+}
+"""Loads and stores of a lane are those of a number, and a move between it and the lane."""
+
+
+@_handles(c.LOAD_LANE)
+def _load_lane(self: Compiler, op: int, immediate: Any, _index: int) -> None:
+    memarg, lane = immediate
+    load, _, replace, _ = _LANE_ACCESS[WIDTHS[op]]
+    vector = self.pop_vector()
+    self.load(BY_NAME[load].code, memarg)
+    value = self.stack.pop()
+    _compute(self, f"{BY_NAME[replace].code:x}.{lane}", (vector, value), "v128")
+
+
+@_handles(c.STORE_LANE)
+def _store_lane(self: Compiler, op: int, immediate: Any, _index: int) -> None:
+    memarg, lane = immediate
+    _, store, _, extract = _LANE_ACCESS[WIDTHS[op]]
+    vector = self.pop_vector()
+    self.spill(R)  # the address too
+    result = "i64" if WIDTHS[op] == 8 else "i32"
+    _compute(self, f"{BY_NAME[extract].code:x}.{lane}", (vector,), result)
+    self.store(BY_NAME[store].code, memarg)
+
+
 # References, sizes
 
 
@@ -484,12 +577,22 @@ def _rule(self: Compiler, op: int, immediate: Any, _index: int) -> None:
     elif row.name.startswith("memory.atomic."):
         name = row.name if row.name == "memory.atomic.notify" else "*wait"
         _leave(self, name, params, results, immediate, (op, params, results))
+    elif row.name in _FAST_BULK and immediate in (0, (0, 0)) and params == (NumType.I32,) * 3:
+        base = len(self.stack) - 3
+        self.flush(base)
+        site = self.site(row.name, base, immediate, (params, results))
+        self.out += self.stencils.fragment[_FAST_BULK[row.name], "HA", slot(self.nlocals + base), "WA", site]
+        del self.stack[base:]
     elif op in EVALUATE:
         _leave(self, "*evaluate", params, results, immediate, (EVALUATE[op], params, results))
     elif op in WIDTHS:
         _leave(self, "*access", params, results, immediate, (op, params, results))
     else:
         _leave(self, row.name, params, results, immediate, (params, results))
+
+
+_FAST_BULK: Final = {"memory.copy": "bulk_copy", "memory.fill": "bulk_fill"}
+"""What the runtime does itself on memory 0 with 32-bit addresses, where nothing is out of the ordinary."""
 
 
 def _top(reftype: RefType) -> RefType:

@@ -62,6 +62,8 @@ class Memo(dict[Any, Any]):
         return value
 
 
+Access = tuple[str, int, int, int]
+"""What an access adds: variant of the address, offset, bytes, place of the memory's pointer in the instance."""
 _Patch = tuple[Callable[..., None], int, str, int, int | None]
 _BYTE, _WORD, _SIGNED, _QUAD = (struct.Struct(format_).pack_into for format_ in ("<b", "<I", "<i", "<q"))
 
@@ -87,6 +89,7 @@ class Stencils:
         self.store = Memo(self._store)
         self.branch = Memo(self._branch)
         self.fragment = Memo(self._fragment)
+        self.vector = Memo(self._vector)
 
     def __contains__(self, name: str) -> bool:
         return name in self._code
@@ -144,36 +147,36 @@ class Stencils:
 
     # What the memos make
 
-    def _operator(
-        self, code: int, a: int, b: int | None = None, access: tuple[str, int, int, int] | None = None
-    ) -> bytes:
-        return self._select(f"{code:x}", "", a, b, access)[0]
+    def _operator(self, code: int, a: int, b: int | None = None, access: Access | None = None) -> bytes:
+        return self._select(f"{code:x}", "", (a,) if b is None else (a, b), access)[0]
 
     def _branch(self, code: int, a: int, b: int | None, sense: str) -> tuple[bytes, tuple[int, ...]]:
-        return self._select(f"{code:x}", sense, a, b, None)
+        return self._select(f"{code:x}", sense, (a,) if b is None else (a, b), None)
+
+    def _vector(self, name: str, *entries: int) -> bytes:
+        return self._select(name, "", entries, None)[0]
 
     def _select(
-        self, name: str, sense: str, a: int, b: int | None, access: tuple[str, int, int, int] | None
+        self, name: str, sense: str, entries: tuple[int, ...], access: Access | None
     ) -> tuple[bytes, tuple[int, ...]]:
-        """The stencil for operands *a* and *b*; of constants only, the first goes through R."""
+        """The stencil for operands; of constants only, the first goes through R."""
         values: dict[str, int] = {}
         before = b""
-        kind = _kind(a)
         if access is not None:
             memory, offset, nbytes, pointer = access
             values |= {"HO": offset, "HE": offset + nbytes, "HM": pointer}
             name += f".{memory}" if memory else ""
-        second = "" if b is None else _kind(b)
-        if kind == "C" and second in ("", "C") and f"{name}.{kind}{second}{sense}" not in self._code:
-            before = self.integer(a)
-            kind = "R"
-        for letter, entry, hole in ((kind, a, "A"), (second, b, "B")):
-            if letter == "S" and entry is not None:
+        kinds = "".join(map(_kind, entries))
+        if not kinds.strip("C") and f"{name}.{kinds}{sense}" not in self._code:
+            before = self.integer(entries[0])
+            kinds = "R" + kinds[1:]
+        for kind, entry, hole in zip(kinds, entries, "ABC", strict=False):
+            if kind == "S":
                 values["H" + hole] = slot(entry)
-            elif letter == "C" and entry is not None:
+            elif kind == "C":
                 values["K" + hole] = value = constant(entry)
                 values["W" + hole] = value & 0xFFFFFFFF
-        code, targets = self.patch(f"{name}.{kind}{second}{sense}", True, values)
+        code, targets = self.patch(f"{name}.{kinds}{sense}", True, values)
         return before + code, tuple(target + len(before) for target in targets)
 
     def integer(self, entry: int) -> bytes:
@@ -207,7 +210,7 @@ class Stencils:
         return self.patch(name, False, holes)[0]  # type: ignore[arg-type]
 
 
-_SHRINKABLE: Final = frozenset(("HA", "HB", "HO", "HE"))
+_SHRINKABLE: Final = frozenset(("HA", "HB", "HC", "HO", "HE"))
 
 
 def _modrm(code: bytearray, offset: int, symbol: str) -> int:

@@ -12,6 +12,7 @@ RELATIVE: Final = (2, 4)
 ABSOLUTE_32: Final = 10
 SIGNED_32: Final = 11
 _FUNC: Final = 2
+_SECTION: Final = 3
 
 
 class Relocation(NamedTuple):
@@ -43,6 +44,22 @@ class _Section(NamedTuple):
     entsize: int
 
 
+def _in_section(
+    data: bytes, section: _Section, index: int, addend: int, constants: dict[str, bytes]
+) -> tuple[str, int]:
+    """Name a constant that is given by its place in a section; returns the name and the addend that is left."""
+    size = section.entsize
+    for left in (-4, -5) if size else (-4,):  # an immediate of one byte may follow the displacement
+        place = addend - left
+        # Without a size these are bytes and halfwords that one instruction spreads over a vector.
+        if size and place % size:
+            continue
+        name = f".LCPI.{index}.{place}"
+        constants[name] = data[section.offset + place : section.offset + min(place + (size or 2), section.size)]
+        return name, left
+    raise RuntimeError("a constant in an odd place")
+
+
 def read_object(data: bytes) -> tuple[dict[str, Function], dict[str, tuple[str, int]], dict[str, bytes]]:
     """Return functions, labels (name -> function and offset in it), and constants by symbol."""
     (start,) = struct.unpack_from("<Q", data, 0x28)
@@ -69,11 +86,14 @@ def read_object(data: bytes) -> tuple[dict[str, Function], dict[str, tuple[str, 
         section = sections[index]
         at = section.offset + value
         if info & 15 == _FUNC and size:
-            found = [
-                Relocation(offset - value, kind & 0xFFFFFFFF, name(symbols[kind >> 32][0]), addend)
-                for offset, kind, addend in relocations.get(index, ())
-                if value <= offset < value + size
-            ]
+            found = []
+            for offset, kind, addend in relocations.get(index, ()):
+                if value <= offset < value + size:
+                    target = symbols[kind >> 32]
+                    referred, left = name(target[0]), addend
+                    if target[1] & 15 == _SECTION:
+                        referred, left = _in_section(data, sections[target[3]], target[3], addend, constants)
+                    found.append(Relocation(offset - value, kind & 0xFFFFFFFF, referred, left))
             functions[name(label)] = Function(data[at : at + size], sorted(found))
             spans.append((index, value, value + size, name(label)))
         elif name(label).startswith(".LCPI"):

@@ -7,25 +7,17 @@ and where results go is `stencils.py`'s business. `numerics.py` and `storage.py`
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from typing import Final
 
+from aiowasm.engine.native.builder.shapes import Lowering
+from aiowasm.engine.native.builder.vectors import lanes_of, lower_lane, lower_vector
 from aiowasm.engine.native.layout import Activation
 from aiowasm.errors import TrapCode
 from aiowasm.syntax.instructions import INSTRUCTIONS, Instruction, Operation
 
-__all__ = ("LLVM", "Lowering", "llvm_type", "lower", "lowerings")
+__all__ = ("LLVM", "llvm_type", "lower", "lowerings")
 
 LLVM: Final = {"f32": "float", "f64": "double", "v128": "<2 x i64>"}
-
-
-class Lowering(NamedTuple):
-    """IR of one instruction. `access` is (bytes, "load" or "store") where %a is an address."""
-
-    operands: tuple[str, ...]
-    result: str | None
-    """A value type, or "i1" for what is used as a condition."""
-    lines: str
-    access: int = 0
 
 
 def llvm_type(valtype: str) -> str:
@@ -208,8 +200,8 @@ def _store(t: str, storage: str) -> Lowering:
     return Lowering(("addr", t), None, lines, nbytes)
 
 
-def lower(row: Instruction) -> Lowering | None:
-    """Return the lowering of an instruction, or None where it has none (yet)."""
+def lower(row: Instruction, fma: bool) -> Lowering | None:
+    """Return the lowering of an instruction without a lane, or None where it has none."""
     operation = row.operation
     if operation is None:
         return None
@@ -223,9 +215,20 @@ def lower(row: Instruction) -> Lowering | None:
             return _load(operation.shape, operation.operator)
         case "store":
             return _store(operation.shape, operation.operator)
-    return None
+    return lower_vector(row, fma)
 
 
-def lowerings() -> dict[int, Lowering]:
-    """Return all lowerings by `Instruction.code`."""
-    return {row.code: lowered for row in INSTRUCTIONS if (lowered := lower(row)) is not None}
+def lowerings(fma: bool) -> dict[str, Lowering]:
+    """Return all lowerings by the name of their stencils: the code in hexadecimal, and the lane if there is one.
+
+    Args:
+        fma: Whether the processor multiplies and adds in one rounding.
+    """
+    made = {}
+    for row in INSTRUCTIONS:
+        lowered = lower(row, fma)
+        if lowered is not None:
+            made[f"{row.code:x}"] = lowered
+        for lane in range(lanes_of(row)):
+            made[f"{row.code:x}.{lane}"] = lower_lane(row, lane)
+    return made

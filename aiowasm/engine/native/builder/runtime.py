@@ -26,6 +26,9 @@ _RELOAD = (
 )
 
 
+_LARGE = 1 << 20  # a pause is possible after so many bytes
+
+
 def _trap(code: TrapCode) -> str:
     return f"call *{Activation.trap(code)}(%r13)"
 
@@ -52,8 +55,20 @@ ROUTINES: dict[str, str] = {
     "rt_yield": _exit(Status.YIELD) + _RELOAD + "ret",
     "rt_exhausted": _exit(Status.EXHAUSTED) + "ud2",
     "rt_leave": _exit(Status.RULE) + _RELOAD + "ret",
-    # A rule that chose where to go: used by throws, and by rules that branch.
-    "rt_leave_tail": _exit(Status.RULE) + _RELOAD + f"jmp *{Activation.TARGET}(%r13)",
+    # memory.copy and memory.fill of memory 0: operands from rdx on, eax the rule for what is rare here: out of bounds,
+    # large, or more than the fuel that is left.
+    "rt_copy": "movl (%rdx),%r10d; movl 8(%rdx),%r11d; movl 16(%rdx),%ecx; "
+    "leaq (%r10,%rcx),%rdx; cmpq %rsi,%rdx; ja 9f; leaq (%r11,%rcx),%rdx; cmpq %rsi,%rdx; ja 9f; "
+    f"cmpl ${_LARGE},%ecx; ja 9f; movl %ecx,%edx; shrl $6,%edx; cmpq %rdx,%r14; jl 9f; subq %rdx,%r14; "
+    "movq %rsi,%rax; leaq (%r12,%r10),%rdi; leaq (%r12,%r11),%rsi; movq %rdi,%rdx; subq %rsi,%rdx; "
+    "cmpq %rcx,%rdx; jb 1f; rep movsb; jmp 3f; "
+    "1: cmpl $16,%ecx; jb 2f; movups -16(%rsi,%rcx),%xmm0; movups %xmm0,-16(%rdi,%rcx); subl $16,%ecx; jmp 1b; "
+    "2: testl %ecx,%ecx; je 3f; movb -1(%rsi,%rcx),%dl; movb %dl,-1(%rdi,%rcx); decl %ecx; jmp 2b; "
+    f"3: movq %rax,%rsi; movq {Activation.POOL}(%r13),%rdi; ret; 9: jmp *{Activation.routine('leave')}(%r13)",
+    "rt_fill": "movl (%rdx),%r10d; movl 16(%rdx),%ecx; leaq (%r10,%rcx),%r11; cmpq %rsi,%r11; ja 9f; "
+    f"cmpl ${_LARGE},%ecx; ja 9f; movl %ecx,%r11d; shrl $6,%r11d; cmpq %r11,%r14; jl 9f; subq %r11,%r14; "
+    "movl 8(%rdx),%eax; leaq (%r12,%r10),%rdi; rep stosb; "
+    f"movq {Activation.POOL}(%r13),%rdi; ret; 9: jmp *{Activation.routine('leave')}(%r13)",
     # Python has unwound to a handler.
     "rt_land": _RELOAD
     + f"movq {Activation.TARGET_SP}(%r13),%rsp; movq {Activation.TARGET_FRAME}(%r13),%rbp; "
@@ -143,6 +158,9 @@ FRAGMENTS: dict[str, str] = {
     "addq %rcx,%rax; jmp *%rax; 1:",
     "selectR": "testl %ebx,%ebx; movq HA(%rbp),%rbx; cmoveq HB(%rbp),%rbx",
     "selectV": "testl %ebx,%ebx; leaq HA(%rbp),%rax; leaq HB(%rbp),%rcx; cmoveq %rcx,%rax; movups (%rax),%xmm1",
+    "shuffle": "movabsq $HQ,%rax; movq %rax,%xmm2; movabsq $HQ2,%rax; pinsrq $1,%rax,%xmm2; movups HA(%rbp),%xmm1; "
+    "pshufb %xmm2,%xmm1; movabsq $HQ3,%rax; movq %rax,%xmm2; movabsq $HQ4,%rax; pinsrq $1,%rax,%xmm2; "
+    "movups HB(%rbp),%xmm3; pshufb %xmm2,%xmm3; por %xmm3,%xmm1",
     "isnullR": "xorl %eax,%eax; testq %rbx,%rbx; sete %al; movq %rax,%rbx",
     "nonnullR": f"testq %rbx,%rbx; jne 1f; {_trap(TrapCode.NULL_REFERENCE)}; 1:",
     "size0": "movq %rsi,%rbx; movl $WA,%ecx; shrq %cl,%rbx",
@@ -152,5 +170,6 @@ FRAGMENTS: dict[str, str] = {
     "offset": "movabsq $HQ,%rax; addq %rax,%rbx",
     "offset64": f"movabsq $HQ,%rax; addq %rax,%rbx; jnc 1f; {_trap(TrapCode.MEMORY_OUT_OF_BOUNDS)}; 1:",
     "leave": f"movl $WA,%eax; call *{Activation.routine('leave')}(%r13)",
-    "leave_tail": f"movl $WA,%eax; call *{Activation.routine('leave_tail')}(%r13)",
+    "bulk_copy": f"leaq HA(%rbp),%rdx; movl $WA,%eax; call *{Activation.routine('copy')}(%r13)",
+    "bulk_fill": f"leaq HA(%rbp),%rdx; movl $WA,%eax; call *{Activation.routine('fill')}(%r13)",
 }

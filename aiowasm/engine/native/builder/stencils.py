@@ -13,8 +13,9 @@ import struct
 from typing import Any, Final
 
 from aiowasm.engine.native.builder.elf import ABSOLUTE_32, ABSOLUTE_64, RELATIVE, SIGNED_32, Function, read_object
-from aiowasm.engine.native.builder.lowering import Lowering, llvm_type, lowerings, trap_call
+from aiowasm.engine.native.builder.lowering import llvm_type, lowerings, trap_call
 from aiowasm.engine.native.builder.runtime import FRAGMENTS, ROUTINES
+from aiowasm.engine.native.builder.shapes import Lowering
 from aiowasm.errors import TrapCode
 
 __all__ = ("build_blob", "stencil_ir")
@@ -30,7 +31,9 @@ _NEXT: Final = "NEXT"
 _TARGET: Final = "TARGET"
 MEMORIES: Final = ("", "w", "m", "mw")
 """Address variants: memory 0 or another one (m), 32-bit or 64-bit (w) addresses."""
-_HOLES: Final = frozenset(["HA", "HB", "HC", "HO", "HE", "HM", "KA", "KB", "KD", "WA", "WB", "HQ", "TARGET"])
+_HOLES: Final = frozenset(
+    ["HA", "HB", "HC", "HO", "HE", "HM", "KA", "KB", "KD", "WA", "WB", "HQ", "HQ2", "HQ3", "HQ4", "TARGET"]
+)
 
 
 def _is_vector(valtype: str) -> bool:
@@ -84,6 +87,8 @@ def _kinds(operands: tuple[str, ...]) -> list[str]:
     for valtype in operands:
         alternatives = "SF" if _is_vector(valtype) else "SRC"
         combined = [before + kind for before in combined for kind in alternatives]
+    if len(operands) == 3:
+        return ["SSS", "SSF"]
     return [kinds for kinds in combined if max(kinds.count("R"), kinds.count("F")) < 2 and kinds.strip("C") != ""]
 
 
@@ -117,7 +122,7 @@ def _define(name: str, body: str) -> str:
     return f'define ghccc void @"{name}"({_ARGUMENTS}) optsize nounwind {{\n{body}}}\n'
 
 
-def _instruction(code: int, lowered: Lowering) -> list[str]:
+def _instruction(code: str, lowered: Lowering) -> list[str]:
     made = []
     memories = MEMORIES if lowered.access else ("",)
     for memory in memories:
@@ -125,20 +130,18 @@ def _instruction(code: int, lowered: Lowering) -> list[str]:
         operands = tuple(address if operand == "addr" else operand for operand in lowered.operands)
         kinds = _kinds(operands) if not lowered.access else [*_kinds(operands), *_constant_store(operands)]
         for kind in kinds:
-            body = "".join(
-                _operand("abc"[i], operands[i], kind[i], "AB"[i] if i < 2 else "A") for i in range(len(operands))
-            )
+            body = "".join(_operand("abc"[i], operands[i], kind[i], "ABC"[i]) for i in range(len(operands)))
             if lowered.access:
                 body += _address(memory, lowered.access)
             body += lowered.lines
             lines, r, f = _result(lowered.result)
             suffix = f".{memory}" if memory else ""
-            made.append(_define(f"{code:x}{suffix}.{kind}", body + lines + _go(_NEXT, r, f)))
+            made.append(_define(f"{code}{suffix}.{kind}", body + lines + _go(_NEXT, r, f)))
             if lowered.result == "i1":
                 for sense, weight, order in (("t", "!1", "xy"), ("f", "!2", "yx")):
                     branch = f"br i1 %r, label %{order[0]}, label %{order[1]}, !prof {weight}\n"
                     end = "x:\n" + _go(_TARGET) + "y:\n" + _go(_NEXT)
-                    made.append(_define(f"{code:x}.{kind}.{sense}", body + branch + end))
+                    made.append(_define(f"{code}.{kind}.{sense}", body + branch + end))
     return made
 
 
@@ -146,7 +149,7 @@ def _constant_store(operands: tuple[str, ...]) -> list[str]:
     return ["C"] if len(operands) == 1 else []
 
 
-def stencil_ir(cases: dict[int, Lowering]) -> str:
+def stencil_ir(cases: dict[str, Lowering]) -> str:
     """Return the IR module of all stencils for *cases*, with the fragments and routines as assembly."""
     parts = [
         (
@@ -156,7 +159,7 @@ def stencil_ir(cases: dict[int, Lowering]) -> str:
             "!3 = !{i64 -2147483648, i64 2147483648}\n!4 = !{i64 0, i64 2147483648}\n"
         )
     ]
-    parts += [f"@{hole} = external hidden global i8, !absolute_symbol !3\n" for hole in ("HA", "HB", "KA", "KB")]
+    parts += [f"@{hole} = external hidden global i8, !absolute_symbol !3\n" for hole in ("HA", "HB", "HC", "KA", "KB")]
     parts += [f"@{hole} = external hidden global i8, !absolute_symbol !4\n" for hole in ("HE", "HO", "HM")]
     parts += ["@WA = external hidden global i8\n@WB = external hidden global i8\n"]
     for code, lowered in cases.items():
@@ -167,7 +170,10 @@ def stencil_ir(cases: dict[int, Lowering]) -> str:
     source = "".join(parts)
     declared: set[str] = set()
     for result, name, arguments in re.findall(r"call (<[^>]*>|\S+) (@llvm\.[\w.]+)\((.*)\)\n", source):
-        types = ", ".join(re.findall(r"(?:^|, )(<[^>]*>|\w+) ", arguments))
+        # A type comes before its value; values may be vectors themselves.
+        types = ", ".join(
+            re.findall(r"(?:^|, )(<\d+ x [^>]*>|\w+) (?=%|<|\d|-)", re.sub(r" <[a-z][^>]*>", " 0", arguments))
+        )
         declared.add(f"declare {result} {name}({types})\n")
     return source + "".join(sorted(declared))
 
@@ -259,7 +265,7 @@ def build_blob(cpu: str) -> bytes:
 
     for name in ("initialize_all_targets", "initialize_all_asmprinters", "initialize_native_asmparser"):
         getattr(llvm, name)()
-    source = stencil_ir(lowerings())
+    source = stencil_ir(lowerings(fma=cpu != "x86-64-v2"))
     target = llvm.Target.from_triple("x86_64-unknown-linux-gnu")
     machine = target.create_target_machine(cpu=cpu, opt=2, reloc="static", codemodel="small")
     module = llvm.parse_assembly('target triple = "x86_64-unknown-linux-gnu"\n' + source)

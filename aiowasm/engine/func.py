@@ -23,10 +23,10 @@ class FuncInst:
     `host` of a host function that never waits is `host(caller, *arguments)`, called inside `Execution.resume`:
     `caller` is the calling `ModuleInst` (None if the host calls it), the return is None, one value, or a tuple of
     several, all in engine form. A host function without `host` is an outcome of `resume`. `name` and `owner` are the
-    store's.
+    store's, `state` is the engine's.
     """
 
-    __slots__ = ("__weakref__", "cell", "deftype", "funcidx", "host", "instance", "name", "owner")
+    __slots__ = ("__weakref__", "cell", "deftype", "funcidx", "host", "instance", "name", "owner", "state")
 
     def __init__(
         self,
@@ -43,4 +43,5 @@ class FuncInst:
         self.host = host
         self.name = name
         self.owner = owner
+        self.state: Any = None
         self.cell = CellType()

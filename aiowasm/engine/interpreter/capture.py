@@ -11,7 +11,7 @@ import sys
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from aiowasm.engine.interpreter.code import FunctionCode, code_of
+from aiowasm.engine.interpreter.code import FunctionCode
 from aiowasm.engine.interpreter.direct import RUN_CODE
 from aiowasm.engine.interpreter.expressions import NAMES
 from aiowasm.engine.interpreter.frames import AnyFrame, CodeFrame
@@ -35,9 +35,8 @@ _TRAPS: Final[dict[str, dict[type[Exception], TrapCode]]] = {
 def _function(frame: FrameType) -> tuple[FuncInst, FunctionCode, Any]:
     variables = frame.f_locals
     func: FuncInst = variables["this"]
-    if func.instance is None or func.funcidx is None:
-        raise RuntimeError("generated code of a host function")
-    return func, code_of(func.instance.validated, func.funcidx), variables
+    code: FunctionCode = func.state
+    return func, code, variables
 
 
 def _code_frame(frame: FrameType, line: int) -> tuple[CodeFrame, int]:

@@ -76,6 +76,7 @@ class FunctionCode:
         "prepared",
         "record",
         "refused",
+        "settled",
         "slots",
         "tail",
         "weight",
@@ -98,6 +99,8 @@ class FunctionCode:
         self.compiled: CodeType | None = None
         self.defaults: tuple[Any, ...] = ()
         self.refused = False
+        self.settled = False
+        """Calls need nothing made first: there is code, or there never will be."""
         """Code will not be generated."""
         self.heat = 0
         self.hot = hot
@@ -119,6 +122,7 @@ class FunctionCode:
         if self.noperators > LARGE_OPERATORS:
             self.hot = self.hot * self.noperators // 500
         self.record = None if self.refused else record
+        self.settled = self.refused
         self.prepared = prepared
 
     def can_stay_cold(self) -> bool:
@@ -142,13 +146,14 @@ class FunctionCode:
         try:
             generated = yield from CodeGenerator(record, validated, self.funcidx).steps()
         except Unsupported:
-            self.refused = True
+            self.refused = self.settled = True
             self.record = None
             return
         yield
         outer = compile(generated.source, f"<wasm function {self.funcidx}>", "exec", dont_inherit=True)
         maker = next(constant for constant in outer.co_consts if isinstance(constant, CodeType))
         self.record = None
+        self.settled = True
         self.generated = generated
         self.tail = generated.has_tail
         values = {"0": 0, "0.0": 0.0, "V0": bytes(16), "None": None}

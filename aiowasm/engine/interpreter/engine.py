@@ -120,7 +120,8 @@ class Interpreter:
         if instance.error is not None:
             made = _closed(instance.error)
         else:
-            made = self._cold_entry(func, instance, code_of(instance.validated, funcidx, self.hot))
+            func.state = code = code_of(instance.validated, funcidx, self.hot)
+            made = self._cold_entry(func, instance, code)
         func.cell.cell_contents = made
         return made
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiowasm.engine.base import HostReturned, Outcome, Thrown
 from aiowasm.engine.instance import function_name
 from aiowasm.engine.interpreter.capture import capture, running_frames, trap_of
-from aiowasm.engine.interpreter.code import INLINE_NBYTES, INLINE_OPERATORS, code_of
+from aiowasm.engine.interpreter.code import INLINE_NBYTES, INLINE_OPERATORS, FunctionCode
 from aiowasm.engine.interpreter.frames import AnyFrame, CodeFrame, Entry, Frame
 from aiowasm.engine.interpreter.signals import Ask, Bulk, Deep, Failed, Leave, Load, Promote, Suspend, Tail, WaitFor
 from aiowasm.errors import FrameInfo, InvalidError, OutOfFuel, Trap, TrapCode
@@ -35,6 +35,35 @@ _SMALLEST_FRAME: Final = 4
 class Machine:
     """An `Execution` of `engine.base`."""
 
+    # Most executions begin and end in one slice: what only others need is not assigned (benchmarks/calls.py).
+    results: tuple[Any, ...] = ()
+    trap: Trap | None = None
+    exception: ExnInst | None = None
+    error: BaseException | None = None
+    host: FuncInst | None = None
+    arguments: tuple[Any, ...] = ()
+    caller: ModuleInst | None = None
+    _described: tuple[FrameInfo, ...] = ()
+    _count = 0
+    """Results of the function whose return is awaited."""
+    _thrown: ExnInst | None = None
+    _waiter: Waiter | None = None
+    _asked: Ask | None = None
+    _work: Generator[None, None, None] | None = None
+    """Something long that comes before the youngest frame goes on."""
+    _base = 0
+    """Fuel used before the slice that runs, or all of it when none does."""
+    _granted = 0
+    _owed = 0
+    """What the check point that execution stopped at will charge again."""
+    _hot: AnyFrame | None = None
+    """A frame at a loop header, waiting for its code."""
+    _used = 0
+    """Stack slots of the explicit frames."""
+    _running = False
+    _parked = 0
+    """Fuel left of the slice while another execution runs inside a host function of this one."""
+
     def __init__(
         self,
         engine: Interpreter,
@@ -46,37 +75,10 @@ class Machine:
         stack_slots: int,
     ) -> None:
         self.engine = engine
-        self.results: tuple[Any, ...] = ()
-        self.trap: Trap | None = None
-        self.exception: ExnInst | None = None
-        self.error: BaseException | None = None
-        self.host: FuncInst | None = None
-        self.arguments: tuple[Any, ...] = ()
-        self.caller: ModuleInst | None = None
         self.limit = limit
         self._frames: list[AnyFrame] = [Entry(func, arguments)]
-        self._described: tuple[FrameInfo, ...] = ()
         self._call_depth = call_depth
         self._stack_slots = stack_slots
-        self._count = _result_count(func)
-        """Results of the function whose return is awaited."""
-        self._thrown: ExnInst | None = None
-        self._waiter: Waiter | None = None
-        self._asked: Ask | None = None
-        self._work: Generator[None, None, None] | None = None
-        """Something long that comes before the youngest frame goes on."""
-        self._base = 0
-        """Fuel used before the slice that runs, or all of it when none does."""
-        self._granted = 0
-        self._owed = 0
-        """What the check point that execution stopped at will charge again."""
-        self._hot: AnyFrame | None = None
-        """A frame at a loop header, waiting for its code."""
-        self._used = 0
-        """Stack slots of the explicit frames."""
-        self._running = False
-        self._parked = 0
-        """Fuel left of the slice while another execution runs inside a host function of this one."""
 
     # Fuel
 
@@ -159,12 +161,14 @@ class Machine:
         fuel, outer = engine.fuel, engine.machine
         if outer is not None:
             outer._parked = fuel.cell_contents
-        self._base -= self._owed
-        self._granted = min(slice_fuel, max(self.limit - self._base - self._owed, 0)) + self._owed
+        owed = self._owed
+        base = self._base - owed
+        left = self.limit - base - owed
+        self._granted = fuel.cell_contents = (slice_fuel if slice_fuel < left else left if left > 0 else 0) + owed
+        self._base = base
         self._owed = 0
-        fuel.cell_contents = self._granted
-        engine.machine = self
         self._running = True
+        engine.machine = self
         try:
             outcome = None
             while outcome is None:
@@ -173,7 +177,7 @@ class Machine:
             self._frames.clear()
             raise
         finally:
-            self._base = self.consumed
+            self._base += self._granted - fuel.cell_contents
             self._running = False
             engine.machine = outer
             fuel.cell_contents = outer._parked if outer is not None else 0
@@ -191,10 +195,18 @@ class Machine:
                 return self._unwind(exception)
             if not frames:
                 return Outcome.RETURNED
-            ran = self._run()
-            if ran is _AGAIN:
-                return None
-            return self._returned(ran)
+            frame = frames[-1]
+            if frame.__class__ is Entry and (code := frame.func.state) is not None and code.settled:
+                result = self._call(frame, code)
+            else:
+                result = self._run()
+                if result is _AGAIN:
+                    return None
+            count = self._count
+            if frames or result.__class__ is Tail:
+                return self._returned(result)
+            self.results = (result,) if count == 1 else tuple(result) if count else ()
+            return Outcome.RETURNED
         except Exception as signal:
             # The traceback is read and left behind: a kept error must keep no instance alive.
             traceback, signal.__traceback__ = signal.__traceback__, None
@@ -255,18 +267,28 @@ class Machine:
             return self.engine.entry(func, None)(*entry.arguments, 0)
         if instance.error is not None:
             raise Failed(instance.error)
-        code = code_of(instance.validated, func.funcidx, self.engine.hot)
+        self.engine.entry(func, None)
+        code: FunctionCode = func.state
         if code.prepared is None:
             return self._later(code.prepare_steps(instance.validated), small=code.nbytes <= INLINE_NBYTES)
         if code.heat > code.hot and code.compiled is None and not code.refused:
             small = code.noperators <= INLINE_OPERATORS
             return self._later(code.compile_steps(instance.validated), small=small)
-        if len(frames) > self._call_depth or self._used + code.slots > self._stack_slots:
-            frames.pop()
-            raise Trap(TrapCode.CALL_STACK_EXHAUSTED)
+        return self._call(entry, code)
+
+    def _call(self, entry: Any, code: FunctionCode) -> Any:
+        """Begin a call whose function is ready: if it fits."""
+        frames, slots, used = self._frames, code.slots, self._used
+        left = self._call_depth - len(frames)
         frames.pop()
+        if left < 0 or used + slots > self._stack_slots:
+            raise Trap(TrapCode.CALL_STACK_EXHAUSTED)
         self._count = code.nresults
-        return self.engine.entry(func, None)(*entry.arguments, self._budget(code.slots))
+        if used + _STACK_SLOTS <= self._stack_slots and left * _SMALLEST_FRAME >= _STACK_SLOTS >= slots:
+            budget = _STACK_SLOTS
+        else:
+            budget = self._budget(slots)
+        return entry.func.cell.cell_contents(*entry.arguments, budget)
 
     def _later(self, work: Generator[None, None, None], *, small: bool) -> object:
         """Do *work* before anything else: now if it is small, else in steps with pauses between."""

@@ -12,7 +12,6 @@ import pytest
 
 from aiowasm import ALL, HostModule, Module, Store, Trap, WasmException, f64, i32
 
-
 pytestmark = pytest.mark.anyio
 
 

@@ -71,3 +71,15 @@ def test_fuel_of_an_exception_caught_where_it_is_thrown() -> None:
     program = Program(0, bytes(wasmtime.wat2wasm(text)), (Call("f", (), (), (I32,)),))
     runs = compare(program, [Ours("interpreter", Interpreter), Wasmtime()])
     assert runs[0].calls[0].fuel == 6
+
+
+def test_a_tail_call_of_itself_resets_a_single_local() -> None:
+    text = """(module (global $left (mut i32) (i32.const 50))
+      (func $f (export "f") (result i32) (local i32)
+        (local.set 0 (i32.add (local.get 0) (i32.const 3)))
+        (global.set $left (i32.sub (global.get $left) (i32.const 1)))
+        (if (global.get $left) (then (return_call $f)))
+        (local.get 0)))"""
+    program = Program(0, bytes(wasmtime.wat2wasm(text)), (Call("f", (), (), (I32,)),))
+    runs = compare(program, [Ours("interpreter", Interpreter), Ours("slices of one", Interpreter, 1), Wasmtime()])
+    assert runs[0].calls[0].results == (3,)

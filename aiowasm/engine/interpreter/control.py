@@ -273,7 +273,7 @@ class ControlGenerator(OperandGenerator):
         names = ",".join(texts + [f"l{k}" for k in range(len(params), self.nlocals)])
         self.flush()
         if names:
-            self.line(f"{names}{',' if self.nlocals == 1 else ''}={given}{','.join(zeros)}")
+            self.line(f"{names}{',' if given and self.nlocals == 1 else ''}={given}{','.join(zeros)}")
         self.goto(0)
         self.dead()
 

@@ -276,6 +276,26 @@ def test_a_closed_instance_runs_nothing(native: Native) -> None:
     assert str(execution.error) == "closed"
 
 
+def test_guests_cannot_call_what_was_closed_meanwhile(native: Native) -> None:
+    callee = load(native, '(module (func (export "f") (result i32) (i32.const 1)))')
+    text = """(module (import "" "f" (func $f (result i32))) (import "" "shut" (func $shut (param i32)))
+      (table funcref (elem $f))
+      (func (export "go") (param i32) (result i32)
+        (drop (call $f)) (drop (call_indirect (result i32) (i32.const 0)))
+        (call $shut (local.get 0)) (call_indirect (result i32) (i32.const 0))))"""
+
+    def shut(_caller, yes):
+        if yes:
+            native.close(callee, RuntimeError("closed"))
+
+    caller = load(native, text, (export(callee, "f"), FuncInst(functype((I32,)), host=shut)))
+    assert call(native, caller, "go", 0) == (1,)
+    execution = start(native, export(caller, "go"), 1)
+    assert finish(execution) is Outcome.FAILED
+    assert str(execution.error) == "closed"
+    assert len(execution.frames()) == 1
+
+
 def test_traps_name_the_place(native: Native) -> None:
     with pytest.raises(Trap) as caught:
         call(native, load(native, LOOP), "load", 65_533)

@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING, Any, Final
 from aiowasm.engine.native.layout import Instance
 from aiowasm.engine.native.rules import RULES, Site
 from aiowasm.engine.native.stencils import C32, C64, CF, PAD, F, R, Stencils, V, slot
+from aiowasm.engine.native.values import slots_of
 from aiowasm.engine.operators import EVALUATE
 from aiowasm.engine.storage import WIDTHS
 from aiowasm.errors import LimitError
 from aiowasm.syntax.instructions import BY_NAME, INSTRUCTIONS
-from aiowasm.syntax.types import AddressType, NumType, ValType
+from aiowasm.syntax.types import AddressType, NumType
 
 if TYPE_CHECKING:
     from aiowasm.validation.module import ValidatedModule
     from aiowasm.validation.record import Block, FunctionRecord
 
-__all__ = ("Compiled", "Landing", "Layout", "compile_function", "slots_of")
+__all__ = ("Compiled", "Landing", "Layout", "compile_function")
 
 _V128: Final = NumType.V128
 _LAZY: Final = 48
@@ -37,11 +38,6 @@ _MAX_CODE_NBYTES: Final = 1 << 28  # ours: labels with a thousand values make mu
 _NEAR: Final = (1 << 31) - 64  # offsets of loads and stores that fit an instruction
 SLOTS_PER_FRAME: Final = 4
 _pack_into = struct.pack_into
-
-
-def slots_of(types: tuple[ValType, ...]) -> int:
-    """Slots that values of *types* take: two for a v128."""
-    return len(types) + types.count(_V128) if _V128 in types else len(types)
 
 
 class Layout:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary, ref
 
@@ -15,8 +16,9 @@ from aiowasm.engine.native.layout import Activation, Descriptor, Instance
 from aiowasm.engine.native.module import ModuleCode, code_of
 from aiowasm.engine.native.platform import load_stencils
 from aiowasm.engine.native.stack import GuestStack, StackPool
+from aiowasm.engine.native.values import codec, slots_of
 from aiowasm.errors import LinkError
-from aiowasm.syntax.types import ArrayType, StructType
+from aiowasm.syntax.types import ArrayType, FuncType, StructType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,6 +51,7 @@ class _Runtime:
         names += [f"rt_trap{number}" for number in range(len(Activation.TRAPS))]
         self.routines = {name: space.put(stencils.raw(name)) for name in names}
         self.crossed = self.routines["rt_cross"] + stencils.labels["rt_crossed"]
+        self.entered = self.routines["rt_entry"] + stencils.labels["rt_entered"]
         # Constants are addressed through a register and must be aligned.
         size = len(stencils.pool) + 16
         self._pool = ctypes.create_string_buffer(size)
@@ -68,12 +71,13 @@ class _Runtime:
 
 
 _runtimes: dict[int, _Runtime] = {}
+_serials = count(1)
 
 
 class NativeInstance:
     """What generated code sees of a module instance: a block of pointers at `address`."""
 
-    __slots__ = ("__weakref__", "_block", "_descriptors", "address", "code", "instance")
+    __slots__ = ("__weakref__", "_block", "_descriptors", "_shut", "address", "code", "instance")
 
     def __init__(self, instance: ModuleInst, code: ModuleCode) -> None:
         self.instance = ref(instance)
@@ -81,6 +85,7 @@ class NativeInstance:
         self._block = (ctypes.c_uint64 * (code.layout.nbytes // 8))()
         self.address = ctypes.addressof(self._block)
         self._descriptors: dict[int, Any] = {}
+        self._shut = False
 
     def fill(self, instance: ModuleInst, engine: Native) -> None:
         """Point to the entities of *instance*, which is complete but for its segments."""
@@ -116,11 +121,37 @@ class NativeInstance:
 
     def describe(self, func: FuncInst, index: int) -> Any:
         """A descriptor of the defined function *index*."""
-        descriptor = (ctypes.c_uint64 * (Descriptor.NBYTES // 8))(
-            self.code.entries[index], id(func.deftype), self.address, 0
-        )
+        entry = self.code.stub(index) if self._shut else self.code.entries[index]
+        descriptor = (ctypes.c_uint64 * (Descriptor.NBYTES // 8))(entry, id(func.deftype), self.address, 0)
         self._descriptors[index] = descriptor
         return descriptor
+
+    def shut(self) -> None:
+        """Let every later call of a function come back to Python, which looks at the instance's error."""
+        self._shut = True
+        stubs = self.code.stubs()
+        ctypes.memmove(self.address + self.code.layout.funcs, stubs.buffer_info()[0], 8 * len(stubs))
+        for index, descriptor in self._descriptors.items():
+            descriptor[Descriptor.CODE // 8] = self.code.stub(index)
+
+
+class NativeFunction:
+    """What the cell of a function has for this engine: its descriptor, and how its values get into slots."""
+
+    __slots__ = ("_block", "address", "functype", "params", "results", "serial", "slots")
+
+    def __init__(self, func: FuncInst, block: Any) -> None:
+        comptype = func.deftype.comptype
+        if not isinstance(comptype, FuncType):
+            raise LinkError("a function without a function type")
+        self._block = block
+        self.address = ctypes.addressof(block)
+        self.functype = comptype
+        self.params = codec(comptype.params)
+        self.results = codec(comptype.results)
+        self.slots = slots_of(comptype.params)
+        self.serial = 0
+        """Of the engine that knows the address; functions of the host may be used by several."""
 
 
 class Native:
@@ -141,9 +172,12 @@ class Native:
         self.stencils = stencils
         self.routines = runtime.routines
         self.crossed = runtime.crossed
+        self.entry = runtime.routines["rt_entry"]
+        self.entered = runtime.entered
         self.resume_holding = runtime.holding
         self.resume_releasing = runtime.releasing
         self.pool = StackPool()
+        self._serial = next(_serials)
         self.functions: WeakValueDictionary[int, FuncInst] = WeakValueDictionary()
         self.instances: WeakValueDictionary[int, NativeInstance] = WeakValueDictionary()
         self._tickets: dict[int, None] = {}
@@ -186,6 +220,7 @@ class Native:
     def close(self, instance: ModuleInst, error: Exception) -> None:
         """Make every later call of the functions of *instance* end with *error*."""
         instance.error = error
+        self.native(instance).shut()
 
     # For executions and entities
 
@@ -201,25 +236,33 @@ class Native:
         self.instances[state.address] = state
         return state
 
-    def descriptor(self, func: FuncInst) -> int:
-        """Return the address of the descriptor of *func*, which lives as long as *func* does."""
+    def function(self, func: FuncInst) -> NativeFunction:
+        """Return what this engine keeps of *func*, which lives as long as *func* does."""
         try:
-            block = func.cell.cell_contents
+            known = func.cell.cell_contents
         except ValueError:  # an empty cell
+            known = None
+        if not isinstance(known, NativeFunction):
             if func.instance is None or func.funcidx is None:
                 block = (ctypes.c_uint64 * (Descriptor.NBYTES // 8))(0, id(func.deftype), 0, 0)
             else:
                 index = func.funcidx - func.instance.validated.nimported_funcs
                 block = self.native(func.instance).describe(func, index)
-            func.cell.cell_contents = block
-        address = ctypes.addressof(block)
-        if address not in self.functions:
-            self.functions[address] = func
-        return address
+            known = func.cell.cell_contents = NativeFunction(func, block)
+        if known.serial != self._serial:
+            known.serial = self._serial
+            self.functions[known.address] = func
+        return known
+
+    def descriptor(self, func: FuncInst) -> int:
+        """Return the address of the descriptor of *func*."""
+        return self.function(func).address
 
     def prepare(self, stack: GuestStack) -> None:
         """Make the activation block of *stack* ready for a new execution."""
-        ctypes.memmove(stack.activation, self._runtime.block, Activation.NBYTES)
+        if not stack.prepared:
+            ctypes.memmove(stack.activation, self._runtime.block, Activation.NBYTES)
+            stack.prepared = True
 
     def returns(self) -> dict[int, Any]:
         """What executions remember of return addresses, as long as the code is there."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from struct import Struct
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -17,11 +18,11 @@ from aiowasm.engine.base import HostReturned, Outcome, Thrown
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.heap import ExnInst
 from aiowasm.engine.native.code import find
-from aiowasm.engine.native.compiler import DELEGATE, slots_of
+from aiowasm.engine.native.compiler import DELEGATE
 from aiowasm.engine.native.layout import Activation, Status
 from aiowasm.engine.native.module import Function
 from aiowasm.engine.native.rules import Call, finish_growth
-from aiowasm.engine.native.values import from_slots, is_function_type, to_slots
+from aiowasm.engine.native.values import from_slots, is_function_type, slots_of, to_slots
 from aiowasm.errors import FrameInfo, LinkError, OutOfFuel, Trap, TrapCode
 from aiowasm.syntax.types import AbsHeapType, FuncType, NumType, RefType, ValType
 
@@ -53,6 +54,9 @@ _SAVED_RBX: Final = 4
 _HANDLE: Final = 0x7E57_0000_0000_0000
 _HANDLES_MIN: Final = 4096
 _SUBTRACT: Final = 3  # bytes before the number in `subq $n, %rbp`
+
+
+_first_words = Struct("<8q").pack_into
 
 
 class _Place(NamedTuple):
@@ -229,11 +233,17 @@ class NativeExecution:
         self._answer(host, results)
 
     def _answer(self, host: FuncInst, results: tuple[Any, ...]) -> None:
-        if self._stack is None:
+        stack = self._stack
+        if stack is None:
             self.results = results
             self._finished_host = True
+            return
+        known = self.engine.function(host)
+        address = self._longs[_FRAME] - _BIAS
+        if known.results is not None:
+            known.results.pack_into(stack.view, address - stack.activation, *results)
         else:
-            self.write(self._longs[_FRAME] - _BIAS, _functype(host).results, results)
+            self.write(address, known.functype.results, results)
 
     def throw(self, exception: ExnInst) -> None:
         """Answer a host call by throwing *exception* into the guest at that call."""
@@ -283,31 +293,32 @@ class NativeExecution:
             if func.host is None:
                 self.host = func
                 return Outcome.HOST_CALL
-            return self._call_host(func, list(arguments))
+            return self._call_host(func, arguments)
         if func.instance.error is not None:
             return self._failed(func.instance.error)
         self.arguments = ()
-        stack = self.engine.pool.take(self._stack_slots, self._call_depth)
+        engine = self.engine
+        stack = engine.pool.take(self._stack_slots, self._call_depth)
         self._stack = stack
-        self._ticket = self.engine.enter()
+        self._ticket = engine.enter()
         longs = self._longs = stack.longs
-        self.engine.prepare(stack)
-        descriptor = self.engine.descriptor(func)
-        self._kept.add(func)
-        functype = _functype(func)
-        if slots_of(functype.params) > self._stack_slots:
+        engine.prepare(stack)
+        known = engine.function(func)
+        if known.slots > self._stack_slots:
             raise Trap(TrapCode.CALL_STACK_EXHAUSTED)
+        activation, top = stack.activation, stack.top
         longs[_SLOTS] = self._stack_slots
-        longs[_DEPTH_LIMIT] = stack.top - 8 - 8 * self._call_depth
-        sp = stack.top - 64
-        at = self._at(sp)
-        longs[_SP] = sp
+        longs[_DEPTH_LIMIT] = top - 8 - 8 * self._call_depth
+        sp = longs[_SP] = top - 64
         # As the switch would have pushed them: r15 r14 r13 r12 rbx rbp, then where to go on.
-        longs[at : at + 8] = [
-            *(self.engine.native(func.instance).address, 0, stack.activation, 0, descriptor, stack.values + _BIAS),
-            *(self.engine.routines["rt_entry"], 0),
-        ]
-        self.write(stack.values, functype.params, arguments)
+        _first_words(
+            *(stack.view, sp - activation, engine.native(func.instance).address, 0, activation, 0, known.address),
+            *(stack.values + _BIAS, engine.entry, 0),
+        )
+        if known.params is not None:
+            known.params.pack_into(stack.view, Activation.NBYTES, *arguments)
+        else:
+            self.write(stack.values, known.functype.params, arguments)
         return None
 
     def _run(self, until: int) -> Outcome:
@@ -344,7 +355,11 @@ class NativeExecution:
                     return Outcome.PAUSED
                 continue
             if status == Status.RETURNED:
-                self.results = tuple(self.read(stack.values, _functype(self._func).results))
+                known = engine.function(self._func)
+                if known.results is not None:
+                    self.results = known.results.unpack_from(stack.view, Activation.NBYTES)
+                else:
+                    self.results = tuple(self.read(stack.values, known.functype.results))
                 return self._end(Outcome.RETURNED)
             outcome = self._dispatch(status)
             if outcome is not None:
@@ -373,20 +388,30 @@ class NativeExecution:
         raise Trap(code)
 
     def _host(self) -> Outcome | None:
-        longs = self._longs
-        func: FuncInst = self.engine.functions[longs[_ARGUMENT]]
-        frame = longs[_FRAME] - _BIAS
-        arguments = self.read(frame, _functype(func).params)
-        if func.instance is not None and func.instance.error is not None:
-            return self._failed(func.instance.error)
-        self.caller = self._innermost()
+        longs, engine, stack = self._longs, self.engine, self._stack
+        if stack is None:
+            raise RuntimeError("the execution is over")
+        func = engine.functions[longs[_ARGUMENT]]
+        known = engine.function(func)
+        address = longs[_FRAME] - _BIAS
+        arguments: Sequence[Any]
+        if known.params is not None:
+            arguments = known.params.unpack_from(stack.view, address - stack.activation)
+        else:
+            arguments = self.read(address, known.functype.params)
+        # Behind a tail call to the host its caller is who called the function that is gone.
+        returns_to = longs[(longs[_SP] - stack.activation >> 3) + _SAVED_WORDS]
+        if returns_to in (engine.crossed, engine.entered):
+            self.caller = self._innermost()
+        else:
+            self.caller = engine.instances[longs[_INSTANCE]].instance()
         if func.host is not None:
             return self._call_host(func, arguments)
         self.host = func
         self.arguments = tuple(arguments)
         return Outcome.HOST_CALL
 
-    def _call_host(self, func: FuncInst, arguments: list[Any]) -> Outcome | None:
+    def _call_host(self, func: FuncInst, arguments: Sequence[Any]) -> Outcome | None:
         """Call a host function that does not wait."""
         pause = False
         host = func.host
@@ -478,10 +503,12 @@ class NativeExecution:
             self._longs = None
             self.engine.leave(self._ticket)
             self.engine.pool.give(stack)
-        self._handles.clear()
-        self._handle_of.clear()
-        self._kept.clear()
-        self._caught.clear()
+        if self._handles:
+            self._handles.clear()
+            self._handle_of.clear()
+        if self._kept or self._caught:
+            self._kept.clear()
+            self._caught.clear()
 
     def __del__(self) -> None:
         if self._stack is not None:

@@ -90,6 +90,14 @@ class ModuleCode:
         self._stubs_end = start + _LAZY_STUB.size * count
         self._stubs_start = start
 
+    def stub(self, index: int) -> int:
+        """Address of the code that asks for the defined function *index* to be compiled."""
+        return self._stubs_start + _LAZY_STUB.size * index
+
+    def stubs(self) -> array[int]:
+        """Addresses of that code for all defined functions."""
+        return array("Q", range(self._stubs_start, self._stubs_end, _LAZY_STUB.size))
+
     def is_compiled(self, index: int) -> bool:
         """Whether the defined function *index* has code."""
         return not self._stubs_start <= self.entries[index] < self._stubs_end

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from aiowasm.engine.native import compiler as c
-from aiowasm.engine.native.compiler import OTHERS, Compiler, slots_of
+from aiowasm.engine.native.compiler import OTHERS, Compiler
 from aiowasm.engine.native.stencils import C32, C64, CF, F, R, V, slot
-from aiowasm.engine.native.values import is_function_type
+from aiowasm.engine.native.values import is_function_type, slots_of
 from aiowasm.engine.operators import EVALUATE
 from aiowasm.engine.storage import WIDTHS
 from aiowasm.errors import InvalidError

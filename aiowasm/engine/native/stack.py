@@ -30,7 +30,7 @@ _mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 class GuestStack:
     """Memory for one activation: `activation` is the address of its block, `values` of slot 0, `top` of its end."""
 
-    __slots__ = ("_mapping", "activation", "depth", "longs", "nbytes", "slots", "top", "values")
+    __slots__ = ("_mapping", "activation", "depth", "longs", "nbytes", "prepared", "slots", "top", "values", "view")
 
     def __init__(self, slots: int, depth: int) -> None:
         used = Activation.NBYTES + slots * _SLOT_NBYTES + _RESERVE_NBYTES + depth * _FRAME_NBYTES
@@ -53,6 +53,9 @@ class GuestStack:
         usable = nbytes - 2 * _PAGE
         self.longs = (ctypes.c_int64 * (usable // 8)).from_buffer(self._mapping, _PAGE)
         """All of it but the guards, as 64-bit numbers; index 0 is the start of the activation block."""
+        self.view = memoryview(self.longs).cast("B")
+        self.prepared = False
+        """Whether the constant part of the activation block is there."""
 
 
 class StackPool:

@@ -51,7 +51,9 @@ ROUTINES: dict[str, str] = {
     + _POP
     + "ret",
     # The first frame of a guest: rbx points to the descriptor of the function to call.
-    "rt_entry": f"movq %rbx,%rax; {_RELOAD} call *(%rax); " + _exit(Status.RETURNED) + "ud2",
+    "rt_entry": f"movq %rbx,%rax; {_RELOAD} call *(%rax); .globl rt_entered; rt_entered: "
+    + _exit(Status.RETURNED)
+    + "ud2",
     "rt_yield": _exit(Status.YIELD) + _RELOAD + "ret",
     "rt_exhausted": _exit(Status.EXHAUSTED) + "ud2",
     "rt_leave": _exit(Status.RULE) + _RELOAD + "ret",

@@ -31,6 +31,7 @@ _NEXT: Final = "NEXT"
 _TARGET: Final = "TARGET"
 MEMORIES: Final = ("", "w", "m", "mw")
 """Address variants: memory 0 or another one (m), 32-bit or 64-bit (w) addresses."""
+_LABELS: Final = ("enter_entry", "loop_head", "rt_crossed", "rt_entered")
 _HOLES: Final = frozenset(
     ["HA", "HB", "HC", "HO", "HE", "HM", "KA", "KB", "KD", "WA", "WB", "HQ", "HQ2", "HQ3", "HQ4", "TARGET"]
 )
@@ -276,9 +277,7 @@ def build_blob(cpu: str) -> bytes:
     pool, places = _pool(constants)
     body = bytearray(pool + bytes(-len(pool) % 16))
     header: dict[str, Any] = {"cpu": cpu, "pool": len(pool), "labels": {}, "stencils": {}, "fixed": sorted(branching)}
-    header["labels"] = {
-        name: offset for name, (_owner, offset) in labels.items() if name in ("enter_entry", "loop_head", "rt_crossed")
-    }
+    header["labels"] = {name: offset for name, (_owner, offset) in labels.items() if name in _LABELS}
     for name, function in functions.items():
         code, holes = _cut(name, function, places)
         header["stencils"][name] = (len(body), len(code), holes)

@@ -122,6 +122,8 @@ class Definitions:
     """A named collection of host definitions; any number of stores may instantiate it."""
 
     name: str
+    on_close: Callable[[], object] | None = None
+    """Called when an instance of the host module is closed."""
     _definitions: dict[str, Definition]
 
     @property

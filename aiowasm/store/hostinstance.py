@@ -41,6 +41,8 @@ def host_instance(source: Definitions, namespace: Namespace[Any]) -> Instance:
     except BaseException:
         instance.free()
         raise
+    if source.on_close is not None:
+        instance.on_close(source.on_close)
     instance.ready = True
     return instance
 

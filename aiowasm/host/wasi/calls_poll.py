@@ -109,7 +109,7 @@ def _deadline(system: System, subscription: _Subscription) -> tuple[ClockId, int
     """Return when a clock's time has come; an error of the subscription; None for a descriptor."""
     if subscription.kind != EventType.CLOCK:
         return None
-    if subscription.flags & ~SubclockFlags.ABSTIME:
+    if subscription.flags & ~int(SubclockFlags.ABSTIME):
         return Errno.INVAL
     try:
         clock = clock_of(subscription.clock)

@@ -6,7 +6,7 @@ engine; which those are depends on whether a file system of the guest waits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Collection, Coroutine, Generator
 from typing import Any, Final
 
 from aiowasm.host.module import HostModule
@@ -62,8 +62,8 @@ _FAILURES: Final = (WasiError, OSError, OverflowError, MemoryError)
 Call = Callable[..., Any]
 
 
-def host_module(name: str, system: System) -> HostModule:
-    """Return the host module *name* for one guest.
+def host_module(name: str, system: System, functions: Collection[str] = FUNCTIONS) -> HostModule:
+    """Return the host module *name* for one guest, with those of *functions* that there are.
 
     Raises:
         ValueError: There is no such snapshot of WASI.
@@ -71,8 +71,9 @@ def host_module(name: str, system: System) -> HostModule:
     if name not in (SNAPSHOT_0, SNAPSHOT_1):
         raise ValueError(f"no snapshot of WASI is called {name!r}")
     module = HostModule(name)
+    module.on_close = system.close
     for function, signature in FUNCTIONS.items():
-        if name == SNAPSHOT_0 and function in _NOT_IN_SNAPSHOT_0:
+        if function not in functions or (name == SNAPSHOT_0 and function in _NOT_IN_SNAPSHOT_0):
             continue
         call = (unstable.CALLS.get(function) if name == SNAPSHOT_0 else None) or _call(function)
         module.define(_bind(system, function, signature, call))

@@ -16,7 +16,7 @@ from anyio.streams.stapled import MultiListener
 from aiowasm.host.wasi.abi import Errno, SdFlags
 from aiowasm.host.wasi.errno import WasiError
 
-__all__ = ("Connection", "Listener", "raw_socket")
+__all__ = ("Connection", "Listener", "check_socket", "raw_socket")
 
 
 _PEEK_NBYTES: Final = 64 << 10
@@ -79,13 +79,14 @@ class Connection:
 
 
 class Listener:
-    """A listening socket. It is the application's, who closes it."""
+    """A listening socket. It is the application's, who closes it, unless it is *owned*."""
 
-    __slots__ = ("socket",)
+    __slots__ = ("_owned", "socket")
 
-    def __init__(self, listening: socket.socket) -> None:
+    def __init__(self, listening: socket.socket, owned: bool) -> None:
         listening.setblocking(False)
         self.socket = listening
+        self._owned = owned
 
     def accept_nowait(self) -> socket.socket | None:
         """Accept a connection, or return None if there is none yet."""
@@ -103,17 +104,30 @@ class Listener:
         await anyio.wait_readable(self.socket)
 
     def close(self) -> None:
-        """Nothing: it is not ours."""
+        """Close the socket if it is ours."""
+        if self._owned:
+            self.socket.close()
 
 
-def raw_socket(source: object) -> socket.socket:
-    """Return the socket behind what an application gave.
+def check_socket(source: object) -> None:
+    """Refuse what has no socket behind it.
+
+    Raises:
+        TypeError: It has none.
+    """
+    found, is_duplicate = raw_socket(source)
+    if is_duplicate:
+        found.close()
+
+
+def raw_socket(source: object) -> tuple[socket.socket, bool]:
+    """Return the socket behind what an application gave, and whether it is a duplicate.
 
     Raises:
         TypeError: There is none.
     """
     if isinstance(source, socket.socket):
-        return source
+        return source, False
     if isinstance(source, MultiListener):
         if len(source.listeners) != 1:
             raise TypeError("a MultiListener of several sockets: give its listeners one by one")
@@ -122,5 +136,5 @@ def raw_socket(source: object) -> socket.socket:
         raw = source.extra(SocketAttribute.raw_socket, None)
         if raw is not None:
             # What the backend of the event loop wraps; a duplicate is a plain socket of the same connection.
-            return socket.socket(fileno=os.dup(raw.fileno()))
+            return socket.socket(fileno=os.dup(raw.fileno())), True
     raise TypeError(f"a socket of a guest must be a socket or a stream of one, not {type(source).__name__}")

@@ -146,6 +146,12 @@ class System:
             self._attached = True
             caller.instance.on_close(self.close)
 
+    def __del__(self) -> None:
+        # A guest that opened nothing never told us which instance it is: it closes with its host module.
+        if hasattr(self, "mounts"):
+            with suppress(OSError):
+                self.close()
+
     def close(self) -> None:
         """Close all descriptors and give back the mounted file systems."""
         mounts, self.mounts = self.mounts, {}

@@ -111,7 +111,8 @@ class Process:
         self._group: TaskGroup | None = None
         self._scope: anyio.CancelScope | None = None
         self._ended: anyio.Event | None = None
-        self._error: AiowasmError | None = None
+        self._error: Exception | None = None
+        self._unseen: Exception | None = None
         self.stdin: ByteSendStream
         """What the program reads."""
         self.stdout: ByteReceiveStream
@@ -150,7 +151,7 @@ class Process:
                     self.exit_code = result.exit_code
         except ExitError as error:
             self._fail(error, error.exit_code)
-        except AiowasmError as error:
+        except Exception as error:
             self._fail(error, 134)  # what the command line says of a trap
         finally:
             if self.exit_code is None:
@@ -160,8 +161,10 @@ class Process:
             if self._ended is not None:
                 self._ended.set()
 
-    def _fail(self, error: AiowasmError, exit_code: int) -> None:
+    def _fail(self, error: Exception, exit_code: int) -> None:
         self._error = error
+        # What no rule says of guests must not be lost if nobody waits.
+        self._unseen = None if isinstance(error, AiowasmError) else error
         self.exit_code = exit_code
         self.result = getattr(error, "result", None)
 
@@ -169,13 +172,14 @@ class Process:
         """Wait until the program has ended and return its exit code. Read its output meanwhile.
 
         Raises:
-            Trap, LinkError, DeadlineError and so on: why it ended, if not by itself.
+            Trap, LinkError, DeadlineError and so on: why it ended, if not by itself; what a host function raised.
         """
         if self._ended is None:
             raise RuntimeError("the program is not started: use `async with`")
         await self._ended.wait()
         if self._error is not None:
-            raise self._error
+            error, self._unseen = self._error, None
+            raise error
         return EXIT_CANCELLED if self.exit_code is None else self.exit_code
 
     def kill(self) -> None:
@@ -188,11 +192,16 @@ class Process:
     ) -> bool | None:
         if self._group is None:
             return None
-        if error is not None:
-            self.kill()
-        else:
+        if error is None:
             await self._leave()
-        return await self._group.__aexit__(kind, error, traceback)
+        else:
+            self.kill()
+        if isinstance(error, anyio.get_cancelled_exc_class()):
+            return await self._group.__aexit__(kind, error, traceback)
+        await self._group.__aexit__(None, None, None)  # which would wrap the error of the block in a group
+        if error is None and self._unseen is not None:
+            raise self._unseen
+        return None
 
     async def _leave(self) -> None:
         try:
@@ -200,8 +209,10 @@ class Process:
                 await stream.aclose()
             if self._ended is not None:
                 await self._ended.wait()
-        except BaseException:
+        except BaseException as error:
             self.kill()
+            if self._group is not None:
+                await self._group.__aexit__(type(error), error, error.__traceback__)
             raise
 
 

@@ -200,8 +200,11 @@ class ZipFS(_TreeFS):
         try:
             with self._archive.open(info) as file:
                 data = file.read(MAX_FILE_NBYTES + 1)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError):
-            raise WasiError(Errno.IO) from None  # damaged, encrypted, or packed in a way that Python does not know
+        except (OSError, MemoryError):
+            raise
+        except Exception:
+            # Damaged, encrypted, or packed in a way that Python does not know: each compression has its own errors.
+            raise WasiError(Errno.IO) from None
         if len(data) > MAX_FILE_NBYTES:
             raise WasiError(Errno.FBIG)
         return data

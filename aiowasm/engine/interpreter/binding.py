@@ -211,12 +211,14 @@ def _cell(engine: Interpreter, instance: ModuleInst, state: InstanceState, key: 
     return cell
 
 
-def _catcher(code: FunctionCode, instance: ModuleInst) -> Callable[[Thrown], tuple[int, Any]]:
+def _catcher(
+    code: FunctionCode, instance: ModuleInst, tire: Callable[[int], None]
+) -> Callable[[Thrown], tuple[int, Any]]:
     def catch(thrown: Thrown) -> tuple[int, Any]:
         traceback = thrown.__traceback__
         if traceback is None:
             raise RuntimeError("an exception without a traceback")
-        found = code.landing(code.index_of(traceback.tb_lineno), thrown.exception, instance.tags)
+        found = code.landing(code.index_of(traceback.tb_lineno), thrown.exception, instance.tags, tire)
         return (-1, None) if found is None else found
 
     return catch
@@ -235,7 +237,7 @@ def bind(engine: Interpreter, func: FuncInst, code: FunctionCode) -> FunctionTyp
         elif name == "this":
             cells.append(CellType(func))
         elif name == "catch":
-            cells.append(CellType(_catcher(code, instance)))
+            cells.append(CellType(_catcher(code, instance, engine.tire)))
         else:
             cells.append(_cell(engine, instance, state, generated.cells[name]))
     return FunctionType(code.compiled, NAMES, code.compiled.co_name, code.defaults, tuple(cells))

@@ -7,7 +7,7 @@ holds an event loop up is made a piece at a time. Only Python's own compile() ca
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
@@ -30,6 +30,8 @@ HOT: Final = 32
 """Calls and loop iterations after which code is generated: what it costs is saved in about as many."""
 MAX_COMPILED_OPERATORS: Final = 20_000
 MAX_COMPILED_LOCALS: Final = 500
+MAX_COMPILED_WIDTH: Final = 4_000
+"""Labels of br_table and clauses of try_table: few operators may have many."""
 LARGE_OPERATORS: Final = 2_000
 """Above, a function has to be hotter: Python's compile() holds the loop up for more than 8 ms."""
 INLINE_NBYTES: Final = 1_000
@@ -118,7 +120,11 @@ class FunctionCode:
         self.slots = nlocals + record.max_height + _SLOTS_PER_FRAME
         self.noperators = len(record.ops)
         self.offsets = record.offsets
-        self.refused = self.noperators > MAX_COMPILED_OPERATORS or nlocals > MAX_COMPILED_LOCALS
+        self.refused = (
+            self.noperators > MAX_COMPILED_OPERATORS
+            or nlocals > MAX_COMPILED_LOCALS
+            or prepared.width > MAX_COMPILED_WIDTH
+        )
         if self.noperators > LARGE_OPERATORS:
             self.hot = self.hot * self.noperators // 500
         self.record = None if self.refused else record
@@ -179,15 +185,16 @@ class FunctionCode:
         number = int(mark[1:].partition(":")[0])
         return number - 1 if mark[0] in "kc" else number
 
-    def landing(self, index: int, exception: Any, tags: Any) -> tuple[int, list[Any]] | None:
+    def landing(
+        self, index: int, exception: Any, tags: Any, tire: Callable[[int], None]
+    ) -> tuple[int, list[Any]] | None:
         """The innermost clause for an exception thrown at operator *index*: (its number, the values it carries)."""
-        for start, end, clauses in self.generated.tries if self.generated is not None else ():
-            if start < index < end:
-                for kind, tagidx, number in clauses:
-                    if kind > 1 or tags[tagidx] is exception.tag:
-                        values = list(exception.values) if kind < 2 else []
-                        return number, [*values, exception] if kind & 1 else values
-        return None
+        found = None if self.generated is None else self.generated.handlers.find(index, exception, tags, tire)
+        if found is None:
+            return None
+        _start, (kind, _tagidx, number) = found
+        values = list(exception.values) if kind < 2 else []
+        return number, [*values, exception] if kind & 1 else values
 
 
 _codes: WeakKeyDictionary[ValidatedModule, dict[int, FunctionCode]] = WeakKeyDictionary()

@@ -188,7 +188,7 @@ def make_run(engine: Interpreter) -> tuple[Run, CellType]:
             except Thrown as thrown:
                 exception = thrown.exception
                 # Whoever raised it, it goes to the innermost handler of these frames, or on.
-                while not frames[-1].catch(exception):
+                while not frames[-1].catch(exception, engine.tire):
                     d += frames.pop().code.slots
                     if not frames:
                         raise

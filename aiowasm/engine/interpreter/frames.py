@@ -5,6 +5,7 @@ A `Frame` belongs to the direct interpreter, a `CodeFrame` to generated code, an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,11 +13,9 @@ if TYPE_CHECKING:
     from aiowasm.engine.heap import ExnInst
     from aiowasm.engine.instance import ModuleInst
     from aiowasm.engine.interpreter.code import FunctionCode
-    from aiowasm.engine.interpreter.prepare import Handler, Prepared
+    from aiowasm.engine.interpreter.prepare import Prepared
 
 __all__ = ("AnyFrame", "CodeFrame", "Entry", "Frame", "Operands")
-
-DELEGATE = 4
 
 
 class Operands:
@@ -52,31 +51,20 @@ class Frame:
         elif count:
             self.stack.extend(result)
 
-    def catch(self, exception: ExnInst) -> bool:
+    def catch(self, exception: ExnInst, tire: Callable[[int], None]) -> bool:
         """Go on at the innermost handler of *exception* around here; False: there is none."""
-        handler = self._handler(exception)
-        if handler is None:
+        found = self.prepared.handlers.find(self.prepared.where[self.pc - 1], exception, self.instance.tags, tire)
+        if found is None:
             return False
-        values = list(exception.values) if handler.kind < 2 else []
-        if handler.kind & 1:
+        start, (kind, _tagidx, (label, keeps)) = found
+        values = list(exception.values) if kind < 2 else []
+        if kind & 1:
             values.append(exception)
-        if handler.keeps:
-            self.caught[handler.start] = exception
-        self.stack[handler.label.height :] = values
-        self.pc = handler.label.pc
+        if keeps:
+            self.caught[start] = exception
+        self.stack[label.height :] = values
+        self.pc = label.pc
         return True
-
-    def _handler(self, exception: ExnInst) -> Handler | None:
-        at = self.prepared.where[self.pc - 1]
-        outermost = at
-        for handler in self.prepared.handlers:
-            if handler.start > outermost or not handler.start < at < handler.end:
-                continue
-            if handler.kind == DELEGATE:
-                outermost = handler.label.pc
-            elif handler.kind > 1 or self.instance.tags[handler.tagidx or 0] is exception.tag:
-                return handler
-        return None
 
     @property
     def index(self) -> int:

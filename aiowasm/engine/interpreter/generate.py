@@ -24,6 +24,7 @@ from aiowasm.engine.interpreter.accesses import LOAD_FORMS, STORE_FORMS
 from aiowasm.engine.interpreter.control import ControlGenerator
 from aiowasm.engine.interpreter.emitter import Scope, zero_text
 from aiowasm.engine.interpreter.expressions import EXACT, MASKS, TEMPLATES, Expr, constant
+from aiowasm.engine.interpreter.handlers import Clause, Handlers
 from aiowasm.syntax.instructions import BY_NAME
 
 __all__ = ("Generated", "Generator")
@@ -36,7 +37,18 @@ _STEP_MASK = 0x3FF  # operators between two steps: about 3 ms
 class Generated:
     """A function's source and what is needed to bind and to resume it."""
 
-    __slots__ = ("cells", "clauses", "defaults", "has_tail", "names", "nlocals", "nparams", "slots", "source", "tries")
+    __slots__ = (
+        "cells",
+        "clauses",
+        "defaults",
+        "handlers",
+        "has_tail",
+        "names",
+        "nlocals",
+        "nparams",
+        "slots",
+        "source",
+    )
 
     def __init__(self) -> None:
         self.source = ""
@@ -49,8 +61,8 @@ class Generated:
         """What a frame costs of the limit on stack slots."""
         self.defaults: list[str] = []
         self.has_tail = False
-        self.tries: list[tuple[int, int, list[tuple[int, int | None, int]]]] = []
-        """Innermost first: (start, end, [(kind, tagidx, clause)])."""
+        self.handlers: Handlers[int] = Handlers()
+        """Targets are numbers of clauses."""
         self.clauses: list[tuple[int, int, int]] = []
         """Where a clause lands: (pc or -1 for the function's end, first variable, number of values)."""
 
@@ -104,17 +116,18 @@ class Generator(ControlGenerator):
         return made
 
     def catches(self, made: Generated) -> None:
-        for block, clauses in reversed(self.tries):
+        for block, clauses in self.tries:
             row = []
             for kind, tagidx, scope in clauses:
-                row.append((kind, tagidx, len(made.clauses)))
+                row.append(Clause(kind, tagidx, len(made.clauses)))
                 count = len(scope.labels)
                 if scope.kind == "func":
                     made.clauses.append((-1, 0, count))
                 else:
                     made.clauses.append((scope.pc, self.nlocals + scope.base, count))
                     self.nslots = max(self.nslots, scope.base + count)
-            made.tries.append((block.start, block.end, row))
+            made.handlers.add(block.start, block.end, row)
+        made.handlers.close()
         made.names = [f"l{k}" for k in range(self.nlocals)] + [f"s{height}" for height in range(self.nslots)]
         made.defaults += ["0"] * (len(made.names) - made.nparams - len(made.defaults))
 

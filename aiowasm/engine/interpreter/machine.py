@@ -334,10 +334,10 @@ class Machine:
         while frames:
             frame = frames[-1]
             if isinstance(frame, Frame):
-                if frame.catch(exception):
+                if frame.catch(exception, self.engine.tire):
                     return None
             elif isinstance(frame, CodeFrame):
-                landing = frame.code.landing(frame.index, exception, frame.instance.tags)
+                landing = frame.code.landing(frame.index, exception, frame.instance.tags, self.engine.tire)
                 if landing is not None:
                     return self._land(frame, *landing)
             self._used -= 0 if isinstance(frame, Entry) else frame.code.slots

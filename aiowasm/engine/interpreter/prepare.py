@@ -9,9 +9,10 @@ executed here.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aiowasm.engine.interpreter.handlers import DELEGATE, Clause, Handlers
 from aiowasm.engine.interpreter.rules import RULES
 from aiowasm.engine.operators import EVALUATE
 from aiowasm.engine.storage import CMPXCHGS, LOAD_LANES, LOADS, RMWS, STORE_LANES, STORES, WIDTHS
@@ -21,7 +22,7 @@ from aiowasm.syntax.instructions import BY_CODE, BY_NAME, Instruction
 if TYPE_CHECKING:
     from aiowasm.validation.record import Block, FunctionRecord
 
-__all__ = ("DELEGATE", "Handler", "Kind", "Label", "Prepared", "prepare", "prepare_steps", "rule_of")
+__all__ = ("Kind", "Label", "Prepared", "prepare", "prepare_steps", "rule_of")
 
 
 class Kind:
@@ -78,6 +79,8 @@ _SHARED = frozenset(
 _UNRESOLVED = frozenset([Kind.BR, Kind.IF, Kind.BR_IF, Kind.BR_TABLE, Kind.BR_ON])
 _MAX_SHARED = 50_000
 _STEP = 4000  # operators: about 5 ms
+_BLOCKS_PER_STEP = 500
+_CLAUSE_WIDTH = 4
 _LOOP = BY_NAME["loop"].code
 
 
@@ -89,31 +92,15 @@ class Label(NamedTuple):
     arity: int
 
 
-DELEGATE = 4
-"""The kind of a handler that gives exceptions to those around `Handler.label.pc`, an operator of the record."""
-
-
-class Handler(NamedTuple):
-    """A clause of a try block around the operators `start` < i < `end` of the record.
-
-    `keeps` says that code may rethrow what was caught (legacy exceptions).
-    """
-
-    start: int
-    end: int
-    kind: int
-    tagidx: int | None
-    label: Label
-    keeps: bool = False
-
-
 class Prepared(NamedTuple):
     """A function ready to be interpreted."""
 
     code: list[tuple[int, Any]]
     where: array[int]
-    handlers: list[Handler]
-    """Innermost first."""
+    handlers: Handlers[Any]
+    """Targets are (label, whether code may rethrow what was caught), or an operator for DELEGATE."""
+    width: int
+    """How many labels its instructions have; a clause counts as several, as it does in generated code."""
 
 
 _CALLS = {BY_NAME[name].code for name in ("call", "call_indirect", "call_ref")}
@@ -129,6 +116,7 @@ class _Preparer:
         self.record = record
         self.code: list[tuple[int, Any]] = []
         self.where = array("i")
+        self.width = 0
         self.made: dict[tuple[int, Any], tuple[int, Any]] = {}
         """Pairs are shared: a body of megabytes has few different ones."""
         self.ends: dict[int, int] = {}
@@ -168,7 +156,13 @@ class _Preparer:
                 yield
             if kind in _UNRESOLVED:
                 pairs[pc] = self.resolve(kind, operand)
-        return Prepared(pairs, self.where, self.handlers())
+        handlers: Handlers[Any] = Handlers()
+        for number, block in enumerate(self.record.tries):
+            handlers.add(*self.guard(block))
+            if not number % _BLOCKS_PER_STEP:
+                yield
+        handlers.close()
+        return Prepared(pairs, self.where, handlers, self.width)
 
     def emit(self, index: int, kind: int, operand: Any) -> None:
         pair = (kind, operand)
@@ -258,6 +252,7 @@ class _Preparer:
         if kind in (Kind.BR, Kind.BR_IF):
             return kind, self.label(operand)
         if kind == Kind.BR_TABLE:
+            self.width += len(operand)
             return kind, tuple(self.label(block) for block in operand)
         if kind == Kind.BR_ON:
             rule, immediate = operand
@@ -265,20 +260,19 @@ class _Preparer:
             return kind, (rule, immediate, self.label(block))
         return kind, operand
 
-    def handlers(self) -> list[Handler]:
-        # Try blocks are recorded in order of their start, so the innermost around an operator comes last.
-        return [handler for block in reversed(self.record.tries) for handler in self.clauses(block)]
-
-    def clauses(self, block: Block) -> Iterator[Handler]:
+    def guard(self, block: Block) -> tuple[int, int, list[Clause[Any]]]:
         # The catches of a legacy try do not guard one another: what it guards ends with the first of them.
         end = min([target for _kind, _tagidx, target in block.catches if isinstance(target, int)], default=block.end)
+        clauses: list[Clause[Any]] = []
         for kind, tagidx, target in block.catches:
             if isinstance(target, int):
-                yield Handler(block.start, end, kind, tagidx, Label(self.elses[target], block.height, 0), True)
+                clauses.append(Clause(kind, tagidx, (Label(self.elses[target], block.height, 0), True)))
             elif kind == DELEGATE:
-                yield Handler(block.start, end, kind, None, Label(target.start, 0, 0))
+                clauses.append(Clause(kind, None, target.start))
             else:
-                yield Handler(block.start, end, kind, tagidx, self.label(target))
+                clauses.append(Clause(kind, tagidx, (self.label(target), False)))
+        self.width += _CLAUSE_WIDTH * len(clauses)
+        return block.start, end, clauses
 
 
 class _Skip(NamedTuple):

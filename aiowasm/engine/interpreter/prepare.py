@@ -253,7 +253,9 @@ class _Preparer:
             return kind, self.label(operand)
         if kind == Kind.BR_TABLE:
             self.width += len(operand)
-            return kind, tuple(self.label(block) for block in operand)
+            # A table may name a few blocks a million times.
+            labels = {block: self.label(block) for block in dict.fromkeys(operand)}
+            return kind, tuple(map(labels.__getitem__, operand))
         if kind == Kind.BR_ON:
             rule, immediate = operand
             block = immediate[0] if isinstance(immediate, tuple) else immediate

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from aiowasm.engine.instance import ModuleInst
     from aiowasm.engine.memory import Waiter
     from aiowasm.engine.native.compiler import Landing
-    from aiowasm.engine.native.engine import Native, NativeInstance
+    from aiowasm.engine.native.engine import Native, NativeFunction, NativeInstance
+    from aiowasm.engine.native.rules import Site
     from aiowasm.engine.native.stack import GuestStack
 
 __all__ = ("NativeExecution",)
@@ -109,6 +110,8 @@ class NativeExecution:
         self._free_handles: list[int] = []
         self._handles_max = _HANDLES_MIN
         self._kept: set[FuncInst] = set()
+        self._hosts: dict[int, _HostCall] = {}
+        self._instances: dict[int, tuple[ModuleInst, list[Site]]] = {}
         self._ticket = 0
 
     # Values on the stack
@@ -370,11 +373,8 @@ class NativeExecution:
         if status == Status.HOST:
             return self._host()
         if status == Status.RULE:
-            native = self.engine.instances[longs[_INSTANCE]]
-            instance = native.instance()
-            if instance is None:
-                raise RuntimeError("an instance is gone that has a frame")
-            site = native.code.sites[longs[_ARGUMENT] & 0xFFFFFFFF]
+            instance, sites = self._instance_at(longs[_INSTANCE])
+            site = sites[longs[_ARGUMENT] & 0xFFFFFFFF]
             answer: Outcome | None = site.rule(Call(self, instance, site, longs[_FRAME]))
             return answer
         if status == Status.LAZY:
@@ -388,48 +388,84 @@ class NativeExecution:
         raise Trap(code)
 
     def _host(self) -> Outcome | None:
-        longs, engine, stack = self._longs, self.engine, self._stack
+        """A call of the host: once per host function and execution what `_HostCall` says is looked up."""
+        longs, stack = self._longs, self._stack
         if stack is None:
             raise RuntimeError("the execution is over")
-        func = engine.functions[longs[_ARGUMENT]]
-        known = engine.function(func)
-        address = longs[_FRAME] - _BIAS
+        descriptor = longs[_ARGUMENT]
+        known = self._hosts.get(descriptor)
+        if known is None:
+            func = self.engine.functions[descriptor]
+            known = self._hosts[descriptor] = _HostCall(func, self.engine.function(func))
+        offset = longs[_FRAME] - _BIAS - stack.activation
         arguments: Sequence[Any]
-        if known.params is not None:
-            arguments = known.params.unpack_from(stack.view, address - stack.activation)
+        if known.decode is not None:
+            arguments = known.decode(stack.view, offset)
         else:
-            arguments = self.read(address, known.functype.params)
+            arguments = self.read(stack.activation + offset, known.functype.params)
         # Behind a tail call to the host its caller is who called the function that is gone.
         returns_to = longs[(longs[_SP] - stack.activation >> 3) + _SAVED_WORDS]
-        if returns_to in (engine.crossed, engine.entered):
+        if returns_to in (self.engine.crossed, self.engine.entered):
             self.caller = self._innermost()
         else:
-            self.caller = engine.instances[longs[_INSTANCE]].instance()
-        if func.host is not None:
-            return self._call_host(func, arguments)
-        self.host = func
-        self.arguments = tuple(arguments)
-        return Outcome.HOST_CALL
-
-    def _call_host(self, func: FuncInst, arguments: Sequence[Any]) -> Outcome | None:
-        """Call a host function that does not wait."""
-        pause = False
-        host = func.host
-        if host is None:
-            raise RuntimeError("not a host function")
+            self.caller = self._instance_at(longs[_INSTANCE])[0]
+        if known.host is None:
+            self.host = known.func
+            self.arguments = tuple(arguments)
+            return Outcome.HOST_CALL
+        pause = None
         try:
-            result = host(self.caller, *arguments)
+            result = known.host(self.caller, *arguments)
         except Thrown as thrown:
             self._landing_due = thrown.exception
             return Outcome.PAUSED
         except HostReturned as returned:
             result = returned.result
-            pause = True
+            pause = Outcome.PAUSED
+        except BaseException as error:
+            return self._failed(error)
+        count = known.count
+        if count == 0:
+            return pause
+        if known.encode is None:
+            values = (result,) if count == 1 else result
+            self.write(stack.activation + offset, known.functype.results, values)
+        elif count == 1:
+            known.encode(stack.view, offset, result)
+        else:
+            known.encode(stack.view, offset, *result)
+        return pause
+
+    def _instance_at(self, address: int) -> tuple[ModuleInst, list[Site]]:
+        """The instance whose block is at *address*, and the sites of its code."""
+        known = self._instances.get(address)
+        if known is None:
+            native = self.engine.instances[address]
+            instance = native.instance()
+            if instance is None:
+                raise RuntimeError("an instance is gone that has a frame")
+            known = self._instances[address] = (instance, native.code.sites)
+        return known
+
+    def _call_host(self, func: FuncInst, arguments: Sequence[Any]) -> Outcome | None:
+        """Call a host function that does not wait, without a guest around it."""
+        host = func.host
+        if host is None:
+            raise RuntimeError("not a host function")
+        pause = None
+        try:
+            result = host(None, *arguments)
+        except Thrown as thrown:
+            self._landing_due = thrown.exception
+            return Outcome.PAUSED
+        except HostReturned as returned:
+            result = returned.result
+            pause = Outcome.PAUSED
         except BaseException as error:
             return self._failed(error)
         count = len(_functype(func).results)
         self._answer(func, () if not count else (result,) if count == 1 else result)
-        return Outcome.PAUSED if pause else None
+        return pause
 
     def _lazy(self) -> Outcome | None:
         native = self.engine.instances[self._longs[_INSTANCE]]
@@ -506,6 +542,8 @@ class NativeExecution:
         if self._handles:
             self._handles.clear()
             self._handle_of.clear()
+        self._hosts.clear()
+        self._instances.clear()
         if self._kept or self._caught:
             self._kept.clear()
             self._caught.clear()
@@ -631,6 +669,20 @@ class NativeExecution:
         longs[_TARGET] = start + landing.offset
         longs[_TARGET + 1] = longs[_SP] + 8 * (index + 1 - sp)
         longs[_TARGET + 2] = frame
+
+
+class _HostCall:
+    """What calling a host function takes."""
+
+    __slots__ = ("count", "decode", "encode", "func", "functype", "host")
+
+    def __init__(self, func: FuncInst, known: NativeFunction) -> None:
+        self.func = func
+        self.host = func.host
+        self.functype = known.functype
+        self.count = len(known.functype.results)
+        self.decode = None if known.params is None else known.params.unpack_from
+        self.encode = None if known.results is None else known.results.pack_into
 
 
 class _Return:

@@ -171,6 +171,11 @@ _NAMED: Final = {
 }
 LEAVING: Final = frozenset(("ref.test", "ref.test_null", "ref.cast", "ref.cast_null"))
 """Names of instructions that leave for a rule of another name."""
+_NANS: Final = {
+    row.code: f"nan.{row.operation.shape}"
+    for row in INSTRUCTIONS
+    if row.operation is not None and row.operation.shape[0] == "f"
+}
 _EQZ: Final = BY_NAME["i32.eqz"].code
 _BR_IF_CODE: Final = BY_NAME["br_if"].code
 _IF_CODE: Final = BY_NAME["if"].code
@@ -269,6 +274,7 @@ class Compiler:
         self.out = bytearray()
         self.stack: list[int] = []
         self.labels: list[Label] = []
+        self.nans: list[tuple[int, int]] = []  # branches to where a NaN of this opcode is made canonical
         self.tables: list[tuple[int, int]] = []  # entries of br_table: (where, start of the table)
         locals_ = record.locals
         self.places: list[int] | range = range(len(locals_))
@@ -444,6 +450,10 @@ class Compiler:
             if index < count:
                 yield
         out = self.out
+        for fixup, op in self.nans:
+            self.fix(fixup, len(out))
+            out += self.stencils.raw(_NANS[op])
+            out += b"\xe9" + struct.pack("<i", fixup + 4 - (len(out) + 5))
         for entry, table in self.tables:
             # Fixups are relative to their own end; entries of br_table to their table.
             (value,) = struct.unpack_from("<i", out, entry)
@@ -550,7 +560,10 @@ class Compiler:
                     second = self.float_operand(second, len(stack) + 1)
                 if len(stack) <= _LAZY and (F in stack or V in stack):
                     self.spill(F)
-                out += code[op, first, second]
+                made, nans = stencils.float[op, first, second]
+                if nans:
+                    self.nans.append((len(out) + nans[0], op))
+                out += made
                 stack.append(F)
             elif kind == CONST64:
                 self.constant64(immediates[index])
@@ -568,10 +581,16 @@ class Compiler:
                     first = self.float_operand(first, len(stack))
                 if (kind == INT1 or first >= C32) and len(stack) <= _LAZY and R in stack:
                     self._settle(stack.index(R))
-                if kind == FLOAT1:
+                if kind == INT1:
+                    out += code[op, first]
+                    stack.append(R)
+                else:
                     self.spill(F)
-                out += code[op, first]
-                stack.append(R if kind == INT1 else F)
+                    made, nans = stencils.float[op, first]
+                    if nans:
+                        self.nans.append((len(out) + nans[0], op))
+                    out += made
+                    stack.append(F)
             elif kind == END:
                 self.end(index)
             elif kind == ELSE:

@@ -413,16 +413,19 @@ def _vector(self: Compiler, op: int, immediate: Any, _index: int) -> None:
                 place = self.nlocals + len(self.stack) + 2 * number
                 self.out += self.stencils.store[V, place]
                 entries[number] = place
-    _compute(self, f"{op:x}" if immediate is None else f"{op:x}.{immediate}", tuple(entries), results[0])
+    _compute(self, f"{op:x}" if immediate is None else f"{op:x}.{immediate}", tuple(entries), results[0], op)
 
 
-def _compute(self: Compiler, name: str, entries: tuple[int, ...], result: str) -> None:
+def _compute(self: Compiler, name: str, entries: tuple[int, ...], result: str, op: int = 0) -> None:
     """A stencil on popped operands; pushes the result."""
     if result in ("i32", "i64") or all(entry >= C32 for entry in entries):
         self.spill(R)
     if result in ("f32", "f64", "v128"):
         self.spill(F)
-    self.out += self.stencils.vector[name, *entries]
+    made, nans = self.stencils.vector[name, *entries]
+    if nans:
+        self.nans.append((len(self.out) + nans[0], op))
+    self.out += made
     if result == "v128":
         self.push_vector()
     else:

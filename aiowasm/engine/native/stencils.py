@@ -90,6 +90,8 @@ class Stencils:
         self.branch = Memo(self._branch)
         self.fragment = Memo(self._fragment)
         self.vector = Memo(self._vector)
+        self.float = Memo(self._float)
+        """With where it branches to if the result is a NaN."""
 
     def __contains__(self, name: str) -> bool:
         return name in self._code
@@ -130,7 +132,7 @@ class Stencils:
         patches: list[_Patch] = []
         for number, (start, kind, symbol, addend) in enumerate(self._holes[name]):
             offset = start - cut
-            if symbol == "TARGET":
+            if symbol in ("TARGET", "NANFIX"):
                 targets.append(offset)
             elif narrow >> number & 1 and (at := _modrm(code, offset, symbol)) >= 0:
                 code[at] -= 0x40  # from a displacement of 32 bits to one of 8
@@ -153,8 +155,11 @@ class Stencils:
     def _branch(self, code: int, a: int, b: int | None, sense: str) -> tuple[bytes, tuple[int, ...]]:
         return self._select(f"{code:x}", sense, (a,) if b is None else (a, b), None)
 
-    def _vector(self, name: str, *entries: int) -> bytes:
-        return self._select(name, "", entries, None)[0]
+    def _float(self, code: int, *entries: int) -> tuple[bytes, tuple[int, ...]]:
+        return self._select(f"{code:x}", "", entries, None)
+
+    def _vector(self, name: str, *entries: int) -> tuple[bytes, tuple[int, ...]]:
+        return self._select(name, "", entries, None)
 
     def _select(
         self, name: str, sense: str, entries: tuple[int, ...], access: Access | None

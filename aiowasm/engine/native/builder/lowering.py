@@ -46,13 +46,11 @@ def _trap_if_zero(t: str, value: str, code: TrapCode) -> str:
 
 
 def canonical(t: str, value: str, result: str) -> str:
-    """IR for *result*: the float *value* with every NaN made the canonical one."""
-    double = t == "f64"
-    place = Activation.NAN64 if double else Activation.NAN32
-    letter = "d" if double else "s"
+    """IR for *result*: the float *value* with every NaN made the canonical one, which happens out of line (NANFIX)."""
+    letter = "d" if t == "f64" else "s"
     return (
-        f'{result} = call {llvm_type(t)} asm sideeffect "ucomis{letter} $0, $0; jnp 1f; movs{letter} {place}($1), $0; '
-        f'1:", "=x,r,0,~{{flags}}"(ptr %vm, {llvm_type(t)} {value})\n'
+        f'{result} = call {llvm_type(t)} asm sideeffect "ucomis{letter} $0, $0; jp NANFIX", '
+        f'"={{xmm1}},0,~{{flags}}"({llvm_type(t)} {value})\n'
     )
 
 

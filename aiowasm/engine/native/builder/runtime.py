@@ -163,6 +163,13 @@ FRAGMENTS: dict[str, str] = {
     "shuffle": "movabsq $HQ,%rax; movq %rax,%xmm2; movabsq $HQ2,%rax; pinsrq $1,%rax,%xmm2; movups HA(%rbp),%xmm1; "
     "pshufb %xmm2,%xmm1; movabsq $HQ3,%rax; movq %rax,%xmm2; movabsq $HQ4,%rax; pinsrq $1,%rax,%xmm2; "
     "movups HB(%rbp),%xmm3; pshufb %xmm2,%xmm3; por %xmm3,%xmm1",
+    # What NANFIX leads to.
+    "nan.f64": f"movsd {Activation.NAN64}(%r13),%xmm1",
+    "nan.f32": f"movss {Activation.NAN32}(%r13),%xmm1",
+    "nan.f64x2": f"movsd {Activation.NAN64}(%r13),%xmm3; unpcklpd %xmm3,%xmm3; andpd %xmm2,%xmm3; andnpd %xmm1,%xmm2; "
+    "orpd %xmm3,%xmm2; movaps %xmm2,%xmm1",
+    "nan.f32x4": f"movss {Activation.NAN32}(%r13),%xmm3; shufps $0,%xmm3,%xmm3; andps %xmm2,%xmm3; andnps %xmm1,%xmm2; "
+    "orps %xmm3,%xmm2; movaps %xmm2,%xmm1",
     "isnullR": "xorl %eax,%eax; testq %rbx,%rbx; sete %al; movq %rax,%rbx",
     "nonnullR": f"testq %rbx,%rbx; jne 1f; {_trap(TrapCode.NULL_REFERENCE)}; 1:",
     "size0": "movq %rsi,%rbx; movl $WA,%ecx; shrq %cl,%rbx",

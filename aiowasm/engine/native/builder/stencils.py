@@ -29,6 +29,8 @@ _ARGUMENTS: Final = ", ".join(
 """What is in registers: r13 rbp r12 rbx r14 rsi rdi r8 r9 r15 xmm1, in the order of the calling convention `ghccc`."""
 _NEXT: Final = "NEXT"
 _TARGET: Final = "TARGET"
+_NANFIX: Final = "NANFIX"
+"""Where the result in xmm1 has a NaN: code behind the function makes it canonical and comes back."""
 MEMORIES: Final = ("", "w", "m", "mw")
 """Address variants: memory 0 or another one (m), 32-bit or 64-bit (w) addresses."""
 _LABELS: Final = ("enter_entry", "loop_head", "rt_crossed", "rt_entered")
@@ -213,6 +215,10 @@ def _cut(name: str, function: Function, pool: dict[str, int]) -> tuple[bytes, li
             struct.pack_into("<i", code, hole.offset, pool[hole.symbol])
             if hole.addend not in (-4, -5):
                 raise RuntimeError(f"{name}: an odd constant address")
+        elif hole.symbol == _NANFIX:
+            if hole.type not in RELATIVE or hole.addend != -4:
+                raise RuntimeError(f"{name}: an odd branch")
+            left.append(hole)
         elif hole.symbol not in _HOLES:
             raise RuntimeError(f"{name} refers to {hole.symbol}")
         elif hole.symbol == _TARGET:

@@ -70,11 +70,12 @@ def _hex(value: float) -> str:
 
 
 def _canonical(shape: _Shape, value: str) -> str:
-    """IR for %v: NaN lanes of *value* made canonical."""
-    nan = shape.splat("0x7FF8000000000000")
+    """IR for %v: NaN lanes of *value* made canonical, which happens out of line (NANFIX)."""
+    letter = "d" if shape.lane == "f64" else "s"
     return (
-        f"%nan = fcmp uno {shape.type} {value}, {value}\n"
-        f"%v = select <{shape.count} x i1> %nan, {shape.type} {nan}, {shape.type} {value}\n"
+        f'%v = call {shape.type} asm sideeffect "movaps $0, %xmm2; cmpunordp{letter} %xmm2, %xmm2; '
+        f'movmskp{letter} %xmm2, %eax; testl %eax, %eax; jne NANFIX", '
+        f'"={{xmm1}},0,~{{xmm2}},~{{xmm3}},~{{eax}},~{{flags}}"({shape.type} {value})\n'
     )
 
 

@@ -11,6 +11,7 @@ hostile.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -95,7 +96,7 @@ def _landings(record: FunctionRecord) -> tuple[list[Landing], dict[int, list[Lan
 class Compiled:
     """Code of one function: its bytes, where one enters, and what unwinding needs."""
 
-    __slots__ = ("code", "entry", "landings", "marks", "slots")
+    __slots__ = ("code", "cold", "cold_marks", "cold_nbytes", "entry", "landings", "marks", "slots")
 
     def __init__(self, code: bytes, entry: int, slots: int, landings: list[Landing], marks: list[int]) -> None:
         self.code = code
@@ -105,6 +106,16 @@ class Compiled:
         """Innermost first."""
         self.marks = marks
         """Offset in the code at which each operator starts, if asked for."""
+        self.cold = len(code)
+        """Where accesses out of bounds trap, each in `cold_nbytes` of code, for the operators `cold_marks`."""
+        self.cold_nbytes = 1
+        self.cold_marks: list[int] = []
+
+    def operator(self, offset: int) -> int:
+        """Index of the operator whose code contains *offset*, given marks; -1: the function's entry."""
+        if offset >= self.cold:
+            return self.cold_marks[(offset - self.cold) // self.cold_nbytes]
+        return bisect_right(self.marks, offset) - 1
 
 
 # How the walk treats an opcode, in about the order of frequency.
@@ -274,6 +285,7 @@ class Compiler:
         self.out = bytearray()
         self.stack: list[int] = []
         self.labels: list[Label] = []
+        self.traps: list[tuple[int, int]] = []  # branches to where an operator's access is out of bounds
         self.nans: list[tuple[int, int]] = []  # branches to where a NaN of this opcode is made canonical
         self.tables: list[tuple[int, int]] = []  # entries of br_table: (where, start of the table)
         locals_ = record.locals
@@ -450,6 +462,11 @@ class Compiler:
             if index < count:
                 yield
         out = self.out
+        cold = len(out)
+        trap = self.stencils.raw("out")
+        for fixup, _ in self.traps:
+            self.fix(fixup, len(out))
+            out += trap
         for fixup, op in self.nans:
             self.fix(fixup, len(out))
             out += self.stencils.raw(_NANS[op])
@@ -458,7 +475,12 @@ class Compiler:
             # Fixups are relative to their own end; entries of br_table to their table.
             (value,) = struct.unpack_from("<i", out, entry)
             _pack_into("<i", out, entry, value + entry + 4 - table)
-        return Compiled(bytes(out), self.stencils.labels["enter_entry"], self.slots, self.landings, self.marks or [])
+        compiled = Compiled(
+            bytes(out), self.stencils.labels["enter_entry"], self.slots, self.landings, self.marks or []
+        )
+        if self.marks is not None:
+            compiled.cold, compiled.cold_nbytes, compiled.cold_marks = cold, len(trap), [at for _, at in self.traps]
+        return compiled
 
     def prologue(self) -> None:
         stencils = self.stencils
@@ -516,7 +538,7 @@ class Compiler:
                 else:
                     self.set_local(immediates[index], kind == TEE)
             elif kind == LOAD:
-                self.load(op, immediates[index])
+                self.load(op, immediates[index], index)
             elif kind in (COMPARE2, COMPARE1):
                 left, right = self.compared(kind)
                 sense, following = True, index + 1
@@ -551,7 +573,7 @@ class Compiler:
                 out += code[op, left, right] if right is not None else code[op, left]
                 stack.append(R)
             elif kind == STORE:
-                self.store(op, immediates[index])
+                self.store(op, immediates[index], index)
             elif kind == FLOAT2:
                 second, first = stack.pop(), stack.pop()
                 if first >= CF:
@@ -673,7 +695,7 @@ class Compiler:
             self.out += self.stencils.raw("zextR") + self.stencils.fragment["offset", "HQ", offset]
         return "mw" if memidx else "w", 0, nbytes, self.layout.mems + 8 * memidx if memidx else 0
 
-    def load(self, op: int, immediate: Any) -> None:
+    def load(self, op: int, immediate: Any, index: int) -> None:
         stack = self.stack
         address = stack.pop()
         nbytes = WIDTHS[op]
@@ -686,13 +708,16 @@ class Compiler:
             self.spill(R)
         if result != R:
             self.spill(F)
-        self.out += self.stencils.code[op, address, None, access]
+        made, traps = self.stencils.access[op, address, None, access]
+        for trap in traps:
+            self.traps.append((len(self.out) + trap, index))
+        self.out += made
         if result == V:
             self.push_vector()
         else:
             stack.append(result)
 
-    def store(self, op: int, immediate: Any) -> None:
+    def store(self, op: int, immediate: Any, index: int) -> None:
         stack = self.stack
         vector = _LOADED[op] == V
         value = self.pop_vector() if vector else stack.pop()
@@ -710,7 +735,10 @@ class Compiler:
             address = R
         elif address >= C32 and value >= C32:
             self.spill(R)
-        self.out += self.stencils.code[op, address, value, access]
+        made, traps = self.stencils.access[op, address, value, access]
+        for trap in traps:
+            self.traps.append((len(self.out) + trap, index))
+        self.out += made
 
     # Blocks and branches
 

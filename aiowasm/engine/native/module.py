@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from array import array
-from bisect import bisect_right
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ _CODE_PER_BYTE = 6  # of wasm; only a guess at how much address space to take
 class Function:
     """A compiled function: what `code.find` returns for its addresses."""
 
-    __slots__ = ("_marks", "_offsets", "code", "entry", "index", "landings", "slots")
+    __slots__ = ("_offsets", "_traced", "code", "entry", "index", "landings", "slots")
 
     def __init__(self, code: ModuleCode, index: int, compiled: Compiled) -> None:
         self.code = code
@@ -39,20 +38,20 @@ class Function:
         self.slots = compiled.slots
         self.landings: list[Landing] = compiled.landings
         self.entry = 0
-        self._marks: list[int] = []
+        self._traced: Any = None
         self._offsets: Any = ()
 
     def operator(self, offset: int) -> int:
         """Index in the record of the operator whose code contains *offset*; -1: the function's entry."""
-        if not self._marks:
+        if self._traced is None:
             # Compiling again is deterministic, and traps are rare: nothing is kept for them.
             steps = validate_function_steps(self.code.validated, self.index)
             record = _finish(steps)
-            marks: list[int] = []
-            _finish(compile_function(self.code.validated, record, self.code.layout, self.code.stencils, [], marks))
-            self._marks = marks
+            layout, stencils = self.code.layout, self.code.stencils
+            self._traced = _finish(compile_function(self.code.validated, record, layout, stencils, [], []))
             self._offsets = record.offsets
-        return bisect_right(self._marks, offset) - 1
+        operator: int = self._traced.operator(offset)
+        return operator
 
     def describe(self, offset: int, instance: ModuleInst) -> FrameInfo:
         """What an error says of a frame that is at *offset* of this function's code."""

@@ -469,24 +469,24 @@ _LANE_ACCESS: Final = {
 
 
 @_handles(c.LOAD_LANE)
-def _load_lane(self: Compiler, op: int, immediate: Any, _index: int) -> None:
+def _load_lane(self: Compiler, op: int, immediate: Any, index: int) -> None:
     memarg, lane = immediate
     load, _, replace, _ = _LANE_ACCESS[WIDTHS[op]]
     vector = self.pop_vector()
-    self.load(BY_NAME[load].code, memarg)
+    self.load(BY_NAME[load].code, memarg, index)
     value = self.stack.pop()
     _compute(self, f"{BY_NAME[replace].code:x}.{lane}", (vector, value), "v128")
 
 
 @_handles(c.STORE_LANE)
-def _store_lane(self: Compiler, op: int, immediate: Any, _index: int) -> None:
+def _store_lane(self: Compiler, op: int, immediate: Any, index: int) -> None:
     memarg, lane = immediate
     _, store, _, extract = _LANE_ACCESS[WIDTHS[op]]
     vector = self.pop_vector()
     self.spill(R)  # the address too
     result = "i64" if WIDTHS[op] == 8 else "i32"
     _compute(self, f"{BY_NAME[extract].code:x}.{lane}", (vector,), result)
-    self.store(BY_NAME[store].code, memarg)
+    self.store(BY_NAME[store].code, memarg, index)
 
 
 # References, sizes

@@ -89,6 +89,8 @@ class Stencils:
         self.store = Memo(self._store)
         self.branch = Memo(self._branch)
         self.fragment = Memo(self._fragment)
+        self.access = Memo(self._access)
+        """With where it branches to if the address is out of bounds."""
         self.vector = Memo(self._vector)
         self.float = Memo(self._float)
         """With where it branches to if the result is a NaN."""
@@ -132,7 +134,7 @@ class Stencils:
         patches: list[_Patch] = []
         for number, (start, kind, symbol, addend) in enumerate(self._holes[name]):
             offset = start - cut
-            if symbol in ("TARGET", "NANFIX"):
+            if symbol in ("TARGET", "NANFIX", "OUTFIX"):
                 targets.append(offset)
             elif narrow >> number & 1 and (at := _modrm(code, offset, symbol)) >= 0:
                 code[at] -= 0x40  # from a displacement of 32 bits to one of 8
@@ -149,8 +151,11 @@ class Stencils:
 
     # What the memos make
 
-    def _operator(self, code: int, a: int, b: int | None = None, access: Access | None = None) -> bytes:
-        return self._select(f"{code:x}", "", (a,) if b is None else (a, b), access)[0]
+    def _operator(self, code: int, a: int, b: int | None = None) -> bytes:
+        return self._select(f"{code:x}", "", (a,) if b is None else (a, b), None)[0]
+
+    def _access(self, code: int, a: int, b: int | None, access: Access) -> tuple[bytes, tuple[int, ...]]:
+        return self._select(f"{code:x}", "", (a,) if b is None else (a, b), access)
 
     def _branch(self, code: int, a: int, b: int | None, sense: str) -> tuple[bytes, tuple[int, ...]]:
         return self._select(f"{code:x}", sense, (a,) if b is None else (a, b), None)

@@ -163,7 +163,8 @@ FRAGMENTS: dict[str, str] = {
     "shuffle": "movabsq $HQ,%rax; movq %rax,%xmm2; movabsq $HQ2,%rax; pinsrq $1,%rax,%xmm2; movups HA(%rbp),%xmm1; "
     "pshufb %xmm2,%xmm1; movabsq $HQ3,%rax; movq %rax,%xmm2; movabsq $HQ4,%rax; pinsrq $1,%rax,%xmm2; "
     "movups HB(%rbp),%xmm3; pshufb %xmm2,%xmm3; por %xmm3,%xmm1",
-    # What NANFIX leads to.
+    # What OUTFIX and NANFIX lead to.
+    "out": _trap(TrapCode.MEMORY_OUT_OF_BOUNDS),
     "nan.f64": f"movsd {Activation.NAN64}(%r13),%xmm1",
     "nan.f32": f"movss {Activation.NAN32}(%r13),%xmm1",
     "nan.f64x2": f"movsd {Activation.NAN64}(%r13),%xmm3; unpcklpd %xmm3,%xmm3; andpd %xmm2,%xmm3; andnpd %xmm1,%xmm2; "

@@ -13,10 +13,9 @@ import struct
 from typing import Any, Final
 
 from aiowasm.engine.native.builder.elf import ABSOLUTE_32, ABSOLUTE_64, RELATIVE, SIGNED_32, Function, read_object
-from aiowasm.engine.native.builder.lowering import llvm_type, lowerings, trap_call
+from aiowasm.engine.native.builder.lowering import llvm_type, lowerings
 from aiowasm.engine.native.builder.runtime import FRAGMENTS, ROUTINES
 from aiowasm.engine.native.builder.shapes import Lowering
-from aiowasm.errors import TrapCode
 
 __all__ = ("build_blob", "stencil_ir")
 
@@ -29,6 +28,8 @@ _ARGUMENTS: Final = ", ".join(
 """What is in registers: r13 rbp r12 rbx r14 rsi rdi r8 r9 r15 xmm1, in the order of the calling convention `ghccc`."""
 _NEXT: Final = "NEXT"
 _TARGET: Final = "TARGET"
+_OUTFIX: Final = "OUTFIX"
+"""Where an address is out of bounds: code behind the function traps."""
 _NANFIX: Final = "NANFIX"
 """Where the result in xmm1 has a NaN: code behind the function makes it canonical and comes back."""
 MEMORIES: Final = ("", "w", "m", "mw")
@@ -105,17 +106,15 @@ def _address(memory: str, nbytes: int) -> str:
             "%mb2 = load ptr, ptr %mp\n%msp = getelementptr i8, ptr %mp, i64 8\n%ms2 = load i64, ptr %msp\n"
         )
         base, size = "%mb2", "%ms2"
-    trap = trap_call(TrapCode.MEMORY_OUT_OF_BOUNDS)
     if "w" in memory:
         lines += (
-            f'%e = call i64 asm sideeffect "movq $1, $0; addq $$HE, $0; jc 2f; cmpq $2, $0; jbe 1f; '
-            f'2: {trap}($3); 1:", "=&r,r,r,r,~{{flags}}"(i64 %a, i64 {size}, ptr %vm)\n%az = add i64 %a, 0\n'
+            '%e = call i64 asm sideeffect "movq $1, $0; addq $$HE, $0; jc OUTFIX; cmpq $2, $0; ja OUTFIX", '
+            f'"=&r,r,r,~{{flags}}"(i64 %a, i64 {size})\n%az = add i64 %a, 0\n'
         )
     else:
         lines += (
             "%az = zext i32 %a to i64\n%e = add nuw nsw i64 %az, ptrtoint (ptr @HE to i64)\n"
-            f'call void asm sideeffect "cmpq $1, $0; jbe 1f; {trap}($2); 1:", '
-            f'"r,r,r,~{{flags}}"(i64 %e, i64 {size}, ptr %vm)\n'
+            f'call void asm sideeffect "cmpq $1, $0; ja OUTFIX", "r,r,~{{flags}}"(i64 %e, i64 {size})\n'
         )
     lines += f"%g0 = getelementptr i8, ptr {base}, i64 %az\n"
     return lines + "%g = getelementptr i8, ptr %g0, i64 ptrtoint (ptr @HO to i64)\n"
@@ -215,7 +214,7 @@ def _cut(name: str, function: Function, pool: dict[str, int]) -> tuple[bytes, li
             struct.pack_into("<i", code, hole.offset, pool[hole.symbol])
             if hole.addend not in (-4, -5):
                 raise RuntimeError(f"{name}: an odd constant address")
-        elif hole.symbol == _NANFIX:
+        elif hole.symbol in (_NANFIX, _OUTFIX):
             if hole.type not in RELATIVE or hole.addend != -4:
                 raise RuntimeError(f"{name}: an odd branch")
             left.append(hole)

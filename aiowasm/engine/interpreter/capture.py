@@ -42,17 +42,12 @@ def _function(frame: FrameType) -> tuple[FuncInst, FunctionCode, Any]:
 def _code_frame(frame: FrameType, line: int) -> tuple[CodeFrame, int]:
     """The explicit frame for generated code that is at *line*, and what its check point will charge again."""
     func, code, variables = _function(frame)
-    get = variables.get
-    values = [get(name, 0) for name in code.generated.names]  # type: ignore[union-attr]
-    mark = code.mark(line)
-    if mark == "D":
-        return CodeFrame(func, code, 0, values, 0), 0
-    kind, numbers = mark[0], [int(number) for number in mark[1:].split(":")]
+    # All names are parameters, so none is unbound.
+    values = [variables[name] for name in code.generated.names]  # type: ignore[union-attr]
+    kind, pc, extra = code.mark(line)
     if kind == "k":
-        return CodeFrame(func, code, numbers[0], values, 0), numbers[1]
-    if kind == "c":
-        return CodeFrame(func, code, numbers[0], values, numbers[1]), 0
-    return CodeFrame(func, code, numbers[0] + 1, values, 0), 0
+        return CodeFrame(func, code, pc, values, 0), extra
+    return CodeFrame(func, code, pc, values, extra), 0
 
 
 def capture(frames: list[AnyFrame], traceback: TracebackType | None) -> int:
@@ -100,5 +95,5 @@ def trap_of(error: Exception, traceback: TracebackType | None) -> Trap | None:
     if traceback.tb_frame.f_globals is not NAMES:
         return None
     _, code, _ = _function(traceback.tb_frame)
-    trap = _TRAPS.get(code.mark(traceback.tb_lineno)[0], {}).get(type(error))
+    trap = _TRAPS.get(code.mark(traceback.tb_lineno).kind, {}).get(type(error))
     return None if trap is None else Trap(trap)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from aiowasm.engine.interpreter.generate import Generated
@@ -58,12 +58,25 @@ def _zeros(record: FunctionRecord, nparams: int) -> tuple[Any, ...]:
     return tuple([zero_of(valtype) for valtype in record.locals[nparams:]])
 
 
+class Mark(NamedTuple):
+    """What generated code says about a line: see `generate`.
+
+    `pc` is where to go on, or the operator that traps plus one; `extra` the cost of a check point, or the first
+    variable that takes a call's results.
+    """
+
+    kind: str
+    pc: int
+    extra: int
+
+
 class FunctionCode:
     """One function of a module. `slots` is what a frame of it costs of the limit on stack slots."""
 
     __slots__ = (
         "__weakref__",
         "_marks",
+        "_texts",
         "compiled",
         "defaults",
         "funcidx",
@@ -110,7 +123,8 @@ class FunctionCode:
         self.noperators = 0
         self.tail = False
         self.offsets: Any = ()
-        self._marks: dict[int, str] | None = None
+        self._texts: dict[int, str] | None = None
+        self._marks: dict[int, Mark] = {}
 
     def adopt(self, record: FunctionRecord, prepared: Prepared) -> None:
         """Take a record and its prepared form."""
@@ -168,22 +182,26 @@ class FunctionCode:
 
     # Generated code, read backwards
 
-    def mark(self, line: int) -> str:
-        """What the source says about *line*, without the sharp; see `generate`."""
-        if self._marks is None:
+    def mark(self, line: int) -> Mark:
+        """What the source says about *line*."""
+        mark = self._marks.get(line)
+        return self._read_mark(line) if mark is None else mark
+
+    def _read_mark(self, line: int) -> Mark:
+        if self._texts is None:
             source = self.generated.source if self.generated is not None else ""
-            self._marks = {
+            self._texts = {
                 number: text.rsplit("#", 1)[1] for number, text in enumerate(source.split("\n"), start=2) if "#" in text
             }
-        return self._marks[line]
+        text = self._texts[line]
+        numbers = [int(number) for number in text[1:].split(":")] if text != "D" else [0]
+        pc = numbers[0] if text[0] in "Dkc" else numbers[0] + 1
+        mark = self._marks[line] = Mark(text[0], pc, numbers[1] if len(numbers) > 1 else 0)
+        return mark
 
     def index_of(self, line: int) -> int:
-        """The operator that *line* of the source executes."""
-        mark = self.mark(line)
-        if mark == "D":
-            return -1
-        number = int(mark[1:].partition(":")[0])
-        return number - 1 if mark[0] in "kc" else number
+        """The operator that *line* of the source executes; -1 before the first."""
+        return self.mark(line).pc - 1
 
     def landing(
         self, index: int, exception: Any, tags: Any, tire: Callable[[int], None]

@@ -188,23 +188,23 @@ class Machine:
         frames = self._frames
         before = len(frames)
         try:
-            if self._work is not None:
-                return self._continue_work()
-            if self._thrown is not None:
-                exception, self._thrown = self._thrown, None
-                return self._unwind(exception)
-            if not frames:
-                return Outcome.RETURNED
-            frame = frames[-1]
+            frame = frames[-1] if frames else None
             if frame.__class__ is Entry and (code := frame.func.state) is not None and code.settled:
                 result = self._call(frame, code)
+            elif self._work is not None:
+                return self._continue_work()
+            elif self._thrown is not None:
+                exception, self._thrown = self._thrown, None
+                return self._unwind(exception)
+            elif frame is None:
+                return Outcome.RETURNED
             else:
                 result = self._run()
                 if result is _AGAIN:
                     return None
-            count = self._count
             if frames or result.__class__ is Tail:
                 return self._returned(result)
+            count = self._count
             self.results = (result,) if count == 1 else tuple(result) if count else ()
             return Outcome.RETURNED
         except Exception as signal:
@@ -212,7 +212,9 @@ class Machine:
             traceback, signal.__traceback__ = signal.__traceback__, None
             before = min(before, len(frames))
             owed = capture(frames, traceback)
-            self._used += sum(frame.code.slots for frame in frames[before:] if not isinstance(frame, Entry))
+            for frame in frames[before:]:
+                if frame.__class__ is not Entry:
+                    self._used += frame.code.slots  # type: ignore[union-attr]
             handle = _SIGNALS.get(type(signal))
             if handle is None:
                 trap = trap_of(signal, traceback)
@@ -300,6 +302,8 @@ class Machine:
     def _budget(self, slots: int) -> int:
         """Stack slots that may be used on this Python stack, at least those of the frame that is run."""
         frames_left = self._call_depth - len(self._frames)
+        if slots <= _STACK_SLOTS <= self._stack_slots - self._used and frames_left * _SMALLEST_FRAME >= _STACK_SLOTS:
+            return _STACK_SLOTS  # almost always
         return max(slots, min(_STACK_SLOTS, self._stack_slots - self._used, _SMALLEST_FRAME * frames_left))
 
     def _to_code(self, frame: Frame) -> Frame | CodeFrame:

@@ -148,6 +148,8 @@ async def test_an_error_of_the_limiter_reaches_the_caller(engine: str) -> None:
 
 
 async def test_the_heap_is_limited_for_each_instance_and_in_total(engine: str) -> None:
+    if engine == "native":
+        pytest.skip("the native engine lacks gc")
     module = await Module.from_text(STRUCTS)
     async with Store(engine=engine, limits=Limits(heap_bytes=2_000_000, total_heap_bytes=3_000_000)) as store:
         one, two = await store.instantiate(module), await store.instantiate(module)
@@ -286,7 +288,7 @@ async def test_refuelling_in_place(engine: str) -> None:
         async with anyio.create_task_group() as tasks:
 
             async def refuel() -> None:
-                store.add_fuel(10**7)
+                store.add_fuel(10**10)  # more than machine code uses in the time given
                 await anyio.sleep(0)
 
             async def body() -> None:

@@ -296,6 +296,28 @@ def test_guests_cannot_call_what_was_closed_meanwhile(native: Native) -> None:
     assert len(execution.frames()) == 1
 
 
+@pytest.mark.parametrize(("target", "source"), [(0, 5_000_001), (5_000_001, 0), (100, 99), (99, 100)])
+def test_long_copies_pause_and_keep_overlap(native: Native, target: int, source: int) -> None:
+    instance = load(
+        native,
+        """(module (memory (export "m") 600)
+          (func (export "copy") (param i32 i32 i32) (memory.copy (local.get 0) (local.get 1) (local.get 2)))
+          (func (export "fill") (param i32 i32 i32) (memory.fill (local.get 0) (local.get 1) (local.get 2))))""",
+    )
+    memory = instance.mems[0]
+    expected = bytearray(bytes(range(251)) * (len(memory.view) // 251) + bytes(len(memory.view) % 251))
+    memory.write(0, expected)
+    nbytes = 30_000_000
+    assert call(native, instance, "copy", target, source, nbytes) == ()
+    expected[target : target + nbytes] = expected[source : source + nbytes]
+    assert memory.view == expected
+    execution = start(native, export(instance, "fill"), target, 7, nbytes)
+    assert finish(execution, 1 << 40) is Outcome.RETURNED
+    expected[target : target + nbytes] = b"\7" * nbytes
+    assert memory.view == expected
+    assert execution.consumed == 1 + 4 + nbytes // 64
+
+
 def test_traps_name_the_place(native: Native) -> None:
     with pytest.raises(Trap) as caught:
         call(native, load(native, LOOP), "load", 65_533)

@@ -102,6 +102,7 @@ class NativeExecution:
         self._waiter: Waiter | None = None
         self._caught: dict[tuple[int, int], ExnInst] = {}
         self._compiling: Generator[None, None, None] | None = None
+        self._working: Generator[None, None, None] | None = None
         self._landing_due: ExnInst | None = None
         self._finished_host = False
         self._described: tuple[FrameInfo, ...] = ()
@@ -279,6 +280,10 @@ class NativeExecution:
                     self.exception = exception
                     return self._end(Outcome.THROWN)
                 outcome = self.unwind(exception, called=True)
+                if outcome is not None:
+                    return outcome
+            if self._working is not None:
+                outcome = self.work(self._working)
                 if outcome is not None:
                     return outcome
             if self._compiling is not None:
@@ -494,6 +499,16 @@ class NativeExecution:
         self._longs[_ARGUMENT] = native.publish(self._longs[_ARGUMENT] & 0xFFFFFFFF)
         return None
 
+    def work(self, steps: Generator[None, None, None]) -> Outcome | None:
+        """Go on with a bulk operation, in steps, until its time is up."""
+        end = perf_counter_ns() + _COMPILE_NS
+        self._working = steps
+        for _ in steps:
+            if perf_counter_ns() > end:
+                return Outcome.PAUSED
+        self._working = None
+        return None
+
     def ask(self, outcome: Outcome, arguments: tuple[Any, ...], call: Call) -> Outcome:
         """Leave for something that only the store can do."""
         self.growing = (arguments[0], arguments[1])
@@ -534,7 +549,7 @@ class NativeExecution:
 
     def _release(self) -> None:
         stack, self._stack = self._stack, None
-        self._compiling = None
+        self._compiling = self._working = None
         if stack is not None:
             self._longs = None
             self.engine.leave(self._ticket)

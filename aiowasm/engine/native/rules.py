@@ -6,7 +6,7 @@ leaves its results in the same place. Bulk rules check bounds, then charge, then
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiowasm.engine.base import Outcome
@@ -25,6 +25,8 @@ __all__ = ("RULES", "Call", "Site")
 _BYTES_PER_UNIT: Final = 64
 _ELEMENT_NBYTES: Final = 8
 _PAGE_COST: Final = 1024
+_CHUNK_NBYTES: Final = 1 << 20
+"""After so many bytes a bulk operation may pause."""
 
 
 class Site(NamedTuple):
@@ -172,22 +174,42 @@ def finish_growth(call: Call, answer: tuple[Any, ...]) -> None:
 
 
 @_rule("memory.fill")
-def _memory_fill(call: Call) -> None:
+def _memory_fill(call: Call) -> Outcome | None:
     start, value, nbytes = call.operands()
     memory = call.instance.mems[call.site.immediate]
     _within(start, nbytes, len(memory.view), TrapCode.MEMORY_OUT_OF_BOUNDS)
     call.execution.charge_bulk(nbytes // _BYTES_PER_UNIT)
+    if nbytes > _CHUNK_NBYTES:
+        return call.execution.work(_fill_steps(memory, start, value & 0xFF, nbytes))
     memory.fill(start, value & 0xFF, nbytes)
+    return None
+
+
+def _fill_steps(memory: MemInst, start: int, value: int, nbytes: int) -> Generator[None, None, None]:
+    for at in range(0, nbytes, _CHUNK_NBYTES):
+        memory.fill(start + at, value, min(_CHUNK_NBYTES, nbytes - at))
+        yield
 
 
 @_rule("memory.copy")
-def _memory_copy(call: Call) -> None:
+def _memory_copy(call: Call) -> Outcome | None:
     target, source, nbytes = call.operands()
     to, of = (call.instance.mems[index] for index in call.site.immediate)
     _within(target, nbytes, len(to.view), TrapCode.MEMORY_OUT_OF_BOUNDS)
     _within(source, nbytes, len(of.view), TrapCode.MEMORY_OUT_OF_BOUNDS)
     call.execution.charge_bulk(nbytes // _BYTES_PER_UNIT)
+    if nbytes > _CHUNK_NBYTES:
+        return call.execution.work(_copy_steps(to, target, of, source, nbytes))
     to.copy(target, of, source, nbytes)
+    return None
+
+
+def _copy_steps(to: MemInst, target: int, of: MemInst, source: int, nbytes: int) -> Generator[None, None, None]:
+    # Where the target lies above the source, its beginning must be read before it is overwritten: from the end on.
+    places = range(0, nbytes, _CHUNK_NBYTES)
+    for at in reversed(places) if target > source else places:
+        to.copy(target + at, of, source + at, min(_CHUNK_NBYTES, nbytes - at))
+        yield
 
 
 @_rule("memory.init")

@@ -11,7 +11,7 @@ import warnings
 from math import inf
 from threading import get_ident
 from time import perf_counter_ns
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 from anyio import CancelScope, WouldBlock
@@ -49,6 +49,9 @@ __all__ = (
     "settle",
     "within_timeout",
 )
+
+if TYPE_CHECKING:
+    from aiowasm.store.instance import Instance
 
 _LOOK_NS = 1_000_000
 _FATAL = (KeyboardInterrupt, SystemExit, GeneratorExit)
@@ -472,6 +475,9 @@ def _ended(activation: Activation, outcome: Outcome) -> NoReturn:
     if activation.exit is not None and isinstance(execution.error, Exception):
         raise fresh(activation.exit) from None
     error: BaseException = fresh(execution.error)
+    if not isinstance(error, Exception):
+        for instance in _torn(activation):
+            instance.shut(EXIT_CANCELLED, f"{type(error).__name__} in a running guest")
     if not isinstance(error, ExitError | Trap):
         annotate(error, execution.frames())
         activation.store.restore_stack_pointers(activation)
@@ -500,7 +506,9 @@ def settle(activation: Activation, error: BaseException) -> None:
         store.restore_stack_pointers(activation)
         return
     elif state is State.RUNNING:
-        code, cause = EXIT_CANCELLED, f"{type(error).__name__} in a running guest"
+        for instance in _torn(activation):
+            instance.shut(EXIT_CANCELLED, f"{type(error).__name__} in a running guest")
+        return
     else:
         if store.on_cancel == "unwind":
             return
@@ -509,6 +517,14 @@ def settle(activation: Activation, error: BaseException) -> None:
         instance.shut(code, cause)
     if isinstance(error, GeneratorExit):
         warnings.warn(f"a call of {activation.instance!r} was abandoned", ResourceWarning, stacklevel=2)
+
+
+def _torn(activation: Activation) -> list[Instance]:
+    """Return the instances whose code an error has hit in the middle.
+
+    An engine may not know any more which instances had frames: then it can be any that the group links.
+    """
+    return activation.live_instances() or list(activation.instance.group.members)
 
 
 def _abandon(activation: Activation) -> None:

@@ -397,3 +397,74 @@ async def test_waiting_for_a_notification(engine: str) -> None:
         assert scope.cancelled_caught
         assert waiter.exit_code is not None
         assert await waker.exports.notify() == 0
+
+
+BULK = """(module
+  (memory (export "memory") 32)
+  (func (export "fill") (param i32 i32) (memory.fill (local.get 0) (i32.const 7) (local.get 1)))
+  (func (export "copy") (param i32 i32 i32) (memory.copy (local.get 0) (local.get 1) (local.get 2))))"""
+
+
+async def test_bulk_operations_are_charged_after_their_bounds_are_checked(engine: str) -> None:
+    async with Store(engine=engine) as store:
+        guest = await store.instantiate(await Module.from_text(BULK))
+
+        async def used(name: str, *arguments: int, error: type[Exception] | None = None) -> int:
+            before = guest.fuel_consumed
+            if error is None:
+                await guest.call(name, *arguments)
+            else:
+                with pytest.raises(error):
+                    await guest.call(name, *arguments)
+            return guest.fuel_consumed - before
+
+        base = await used("fill", 0, 0)
+        for nbytes in (0, 1, 63, 64, 65, 1 << 20, (1 << 21) - 1):
+            assert await used("fill", 0, nbytes) == base + nbytes // 64
+        assert await used("fill", 0, (1 << 21) + 1, error=Trap) == base  # out of bounds: the base alone
+        assert await used("fill", 2**32 - 1, 2**32 - 1, error=Trap) == base
+        copying = await used("copy", 0, 1, 0)
+        assert await used("copy", 0, 1, 100_000) == copying + 100_000 // 64
+        assert await used("copy", 1, 0, 100_000) == copying + 100_000 // 64
+
+
+async def test_a_bulk_operation_that_cannot_be_paid_writes_nothing(engine: str) -> None:
+    async with Store(engine=engine) as store:
+        guest = await store.instantiate(await Module.from_text(BULK))
+        with pytest.raises(OutOfFuel):
+            await guest.call("fill", 0, 1_000_000, fuel=1000)
+        assert guest.memory is not None
+        assert guest.memory.read(0, 100) == bytes(100)
+        assert guest.memory.read(999_999, 1) == b"\0"
+        await guest.call("fill", 0, 1000, fuel=1000)
+        assert guest.memory.read(0, 1000) == b"\7" * 1000
+
+
+async def test_copies_that_overlap(engine: str) -> None:
+    async with Store(engine=engine, fixed_slice=1) as store:
+        guest = await store.instantiate(await Module.from_text(BULK))
+        memory = guest.memory
+        assert memory is not None
+        size = 1_600_000  # more than one chunk
+        pattern = bytes(range(251)) * (size // 251 + 1)
+        memory.write(0, pattern[:size])
+        await guest.exports.copy(5, 0, size)
+        assert memory.read(5, size) == pattern[:size]
+        memory.write(0, pattern[:size])
+        await guest.exports.copy(0, 5, size - 5)
+        assert memory.read(0, size - 5) == pattern[5:size]
+
+
+async def test_guests_do_not_catch_traps_or_fuel(engine: str) -> None:
+    module = await Module.from_text(
+        """(module (memory 1)
+        (func (export "trap") (result i32)
+          (block (try_table (catch_all 0) (drop (i32.load (i32.const -1))))) (i32.const 1))
+        (func (export "spin") (result i32) (block (try_table (catch_all 0) (loop (br 0)))) (i32.const 1)))"""
+    )
+    async with Store(engine=engine) as store:
+        guest = await store.instantiate(module)
+        with pytest.raises(Trap, match="out of bounds memory access"):
+            await guest.exports.trap()
+        with pytest.raises(OutOfFuel):
+            await guest.call("spin", fuel=1000)

@@ -78,6 +78,8 @@ class _Agent:
         self.heap = Heap()
         self.registered: dict[str, dict[str, Import]] = {"spectest": spectest(engine)}
         self.instances: dict[str | None, ModuleInst | None] = {}
+        self.lacking: dict[str | None, str] = {}
+        """Why there is no instance of a name; of a name that is registered, with a dot before it."""
         self.definitions: dict[str | None, ValidatedModule] = {}
         self.threads: dict[str | None, _Agent] = {}
         self.done = False
@@ -112,6 +114,9 @@ class _Agent:
         lacking = self.engine.missing(validated)
         if lacking is not None:
             raise MissingFeatureError(f"the {self.engine.name} engine lacks {lacking}")
+        for declaration in validated.module.imports:
+            if f".{declaration.module}" in self.lacking:
+                raise MissingFeatureError(self.lacking[f".{declaration.module}"])
         imports = resolve(validated, lambda module, name: self.registered.get(module, {}).get(name))
         bounds = Bounds(self.heap, MAX_MEMORY_NBYTES)
         instance = instantiate(validated, imports, self.engine, bounds=bounds)
@@ -122,7 +127,16 @@ class _Agent:
     def define(self, name: str | None, module: script.ModuleText) -> Turn[None]:
         # What a failing module leaves behind is nothing: the commands after it must not meet the one before.
         self.instances[None] = self.instances[name] = None
-        instance = yield from self.instantiate(self.validated(module))
+        yield from self.install(name, self.validated(module))
+
+    def install(self, name: str | None, validated: ValidatedModule) -> Turn[None]:
+        try:
+            instance = yield from self.instantiate(validated)
+        except MissingFeatureError as error:  # what needs the instance is skipped too
+            self.lacking[None] = self.lacking[name] = str(error)
+            raise
+        self.lacking.pop(None, None)
+        self.lacking.pop(name, None)
         self.instances[None] = self.instances[name] = instance
 
     def module(self, command: script.ModuleCommand) -> Turn[None]:
@@ -136,20 +150,25 @@ class _Agent:
         self.instances[None] = self.instances[command.name] = None
         if command.definition not in self.definitions:
             raise MismatchError(f"there is no definition {command.definition or ''}")
-        instance = yield from self.instantiate(self.definitions[command.definition])
-        self.instances[None] = self.instances[command.name] = instance
+        yield from self.install(command.name, self.definitions[command.definition])
 
     def exports(self, name: str | None) -> dict[str, Import]:
         instance = self.instances.get(name)
         if instance is None:
+            if name in self.lacking:
+                raise MissingFeatureError(self.lacking[name])
             raise MismatchError(f"there is no instance {name or ''}")
         return _exports(instance)
 
     def register(self, command: script.Register) -> Turn[None]:
         yield from ()
-        self.registered[command.name] = self.exports(command.module)
-
-    # Actions.
+        key = f".{command.name}"
+        self.lacking.pop(key, None)
+        try:
+            self.registered[command.name] = self.exports(command.module)
+        except MissingFeatureError as error:
+            self.lacking[key] = str(error)
+            raise
 
     def call(self, func: FuncInst, arguments: tuple[Any, ...]) -> Turn[tuple[Any, ...]]:
         execution = self.engine.call(func, arguments, limit=NO_LIMIT, call_depth=_CALL_DEPTH, stack_slots=_STACK_SLOTS)

@@ -267,7 +267,7 @@ def build_blob(cpu: str) -> bytes:
 
     The format is `blob.py`'s: the length of a JSON header (4 bytes, little endian), the header, all code.
     """
-    from llvmlite import binding as llvm  # type: ignore[import-untyped,unused-ignore] # noqa: PLC0415 - a requirement of builds only
+    from llvmlite import binding as llvm  # type: ignore[import-untyped,import-not-found,unused-ignore] # noqa: PLC0415 - a requirement of builds only
 
     for name in ("initialize_all_targets", "initialize_all_asmprinters", "initialize_native_asmparser"):
         getattr(llvm, name)()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable
 from types import CellType
-from typing import Final
+from typing import ClassVar, Final
 
 from aiowasm.errors import LimitError, Trap, TrapCode
 from aiowasm.syntax.types import MemType
@@ -33,12 +33,12 @@ def _map(nbytes: int) -> mmap.mmap:
     return mmap.mmap(-1, nbytes, flags=_FLAGS) if _FLAGS else mmap.mmap(-1, nbytes)  # type: ignore[call-arg,unused-ignore]
 
 
-def _reserve(minimum: int, capacity: int) -> _Buffer:
-    """Reserve *capacity* bytes, or as many as the system gives but no fewer than *minimum*."""
+def _reserve(minimum: int, capacity: int, guard_nbytes: int) -> _Buffer:
+    """Reserve *capacity* bytes, or as many as the system gives but no fewer than *minimum*; *guard_nbytes* more."""
     nbytes = capacity
     while nbytes:
         try:
-            return _map(nbytes)
+            return _map(nbytes + guard_nbytes)
         except (OSError, OverflowError, ValueError, MemoryError):
             if nbytes <= minimum:
                 raise
@@ -87,6 +87,9 @@ class MemInst:
         LimitError: If the initial size exceeds *max_nbytes* or cannot be had from the system.
     """
 
+    guard_nbytes: ClassVar[int] = 0
+    """What is reserved behind the bytes and never becomes part of them."""
+
     __slots__ = (
         "__weakref__",
         "_buffer",
@@ -121,7 +124,7 @@ class MemInst:
             )
         nbytes = memtype.limits.minimum << log2
         try:
-            self._buffer = _reserve(nbytes, self.max_pages << log2)
+            self._buffer = _reserve(nbytes, self.max_pages << log2, self.guard_nbytes)
         except (OSError, OverflowError, ValueError, MemoryError) as error:
             raise LimitError(f"cannot allocate a memory of {nbytes} bytes", limit="memory_nbytes") from error
         self._closed = False
@@ -142,13 +145,13 @@ class MemInst:
         if not delta:
             return previous
         nbytes = pages << self.page_size_log2
-        if nbytes > len(self._buffer):
+        if nbytes > len(self._buffer) - self.guard_nbytes:
             if self.shared:  # threads may be writing to the bytes that would be left behind
                 return -1
             capacity = self.max_pages << self.page_size_log2
             try:
                 # Doubling keeps repeated growth linear where one large reservation was refused.
-                buffer = _reserve(nbytes, min(max(nbytes, 2 * len(self._buffer)), capacity))
+                buffer = _reserve(nbytes, min(max(nbytes, 2 * len(self._buffer)), capacity), self.guard_nbytes)
             except (OSError, OverflowError, ValueError, MemoryError):
                 return -1
             with memoryview(buffer) as target:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from aiowasm.engine.func import FuncInst
 from aiowasm.engine.heap import ExnInst, Heap
 from aiowasm.engine.interpreter.engine import Interpreter
 from aiowasm.engine.native import Native
+from aiowasm.engine.native.code import address_of
 from aiowasm.engine.tag import TagInst
 from aiowasm.errors import Trap, TrapCode
 from aiowasm.syntax.types import EXTERNREF, F64, I32, I64
@@ -316,6 +318,18 @@ def test_long_copies_pause_and_keep_overlap(native: Native, target: int, source:
     expected[target : target + nbytes] = b"\7" * nbytes
     assert memory.view == expected
     assert execution.consumed == 1 + 4 + nbytes // 64
+
+
+@pytest.mark.parametrize("pages", ["1", "1 3", "0 5", "3 3"])
+def test_behind_memories_lies_a_guard(native: Native, pages: str) -> None:
+    instance = load(native, f'(module (memory (export "m") {pages}))')
+    memory = instance.mems[0]
+    memory.grow(1)
+    memory.write(0, b"\1" * len(memory.view))
+    end = address_of(memory._buffer) + len(memory._buffer)
+    regions = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    guards = [each for each in regions if int(each[0].split("-")[0], 16) < end <= int(each[0].split("-")[1], 16)]
+    assert [each[1] for each in guards] == ["---p"]
 
 
 def test_traps_name_the_place(native: Native) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 from types import CellType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.global_ import GlobalInst
 from aiowasm.engine.heap import Reference
 from aiowasm.engine.memory import MemInst
 from aiowasm.engine.native.code import address_of
+from aiowasm.engine.native.stack import protect
 from aiowasm.engine.native.values import from_slots, is_function_type, to_slots
 from aiowasm.engine.table import TableInst
+from aiowasm.errors import LimitError
 from aiowasm.syntax.types import GlobalType, MemType, NumType, RefType, TableType
 
 if TYPE_CHECKING:
@@ -21,19 +24,35 @@ if TYPE_CHECKING:
 __all__ = ("NativeGlobal", "NativeMemory", "NativeTable")
 
 
-class NativeMemory(MemInst):
-    """A memory with a block of (base, bytes) at `address`, right after every growth."""
+_PAGE_NBYTES: Final = mmap.PAGESIZE
 
-    __slots__ = ("_block", "address")
+
+class NativeMemory(MemInst):
+    """A memory with a block of (base, bytes) at `address`, right after every growth.
+
+    Behind it lies a region that nobody can touch: a second line behind the checks of generated code.
+    """
+
+    guard_nbytes = 16 * _PAGE_NBYTES
+
+    __slots__ = ("_block", "_guarded", "address")
 
     def __init__(self, memtype: MemType, max_nbytes: int) -> None:
         super().__init__(memtype, max_nbytes)
         self._block = (ctypes.c_uint64 * 2)()
         self.address = ctypes.addressof(self._block)
+        self._guarded = 0
         self._publish()
 
     def _publish(self) -> None:
-        self._block[0] = address_of(self._buffer)
+        base = address_of(self._buffer)
+        if base and base != self._guarded:
+            self._guarded = base
+            nbytes = len(self._buffer)
+            start = -(-(nbytes - self.guard_nbytes) // _PAGE_NBYTES) * _PAGE_NBYTES
+            if protect(base + start, nbytes - start):
+                raise LimitError("cannot protect the end of a memory", limit="memory_nbytes")
+        self._block[0] = base
         self._block[1] = len(self.view)
 
     def grow(self, delta: int) -> int:

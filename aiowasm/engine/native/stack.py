@@ -13,7 +13,7 @@ from typing import Final
 from aiowasm.engine.native.layout import Activation
 from aiowasm.errors import LimitError
 
-__all__ = ("GuestStack", "StackPool")
+__all__ = ("GuestStack", "StackPool", "protect")
 
 _PAGE: Final = mmap.PAGESIZE
 _RESERVE_NBYTES: Final = 1 << 16  # signal frames run on the current stack (11 KiB with AMX state)
@@ -25,6 +25,11 @@ _PROT_NONE: Final = 0
 _libc = ctypes.CDLL(None, use_errno=True)
 _mprotect = _libc.mprotect
 _mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+def protect(address: int, nbytes: int) -> bool:
+    """Make pages inaccessible for good; returns whether the system refused."""
+    return bool(_mprotect(address, nbytes, _PROT_NONE))
 
 
 class GuestStack:
@@ -42,7 +47,7 @@ class GuestStack:
             raise LimitError(f"cannot allocate a guest stack of {nbytes} bytes", limit="stack_slots") from error
         base = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
         for guard in (base, base + nbytes - _PAGE):
-            if _mprotect(guard, _PAGE, _PROT_NONE):
+            if protect(guard, _PAGE):
                 raise LimitError("cannot protect a guest stack", limit="stack_slots")
         self.slots = slots
         self.depth = depth

@@ -2,7 +2,7 @@
 
     ./run-tests --runtime path/to/aiowasm/tests/wasi/suite_adapter.py      (in a checkout of WebAssembly/wasi-testsuite)
 
-AIOWASM names the command to run, by default `python -m aiowasm` with the Python that runs the suite.
+The runner needs Python 3.12. AIOWASM names the command to run, by default `python -m aiowasm` with that Python.
 """
 
 from __future__ import annotations

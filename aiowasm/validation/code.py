@@ -21,7 +21,7 @@ from aiowasm.syntax.matching import is_defaultable, matches_heaptype, matches_va
 from aiowasm.syntax.module import Expr
 from aiowasm.syntax.types import BOT, I32, I64, AbsHeapType, AddressType, Bot, FuncType, RefType, ValType
 from aiowasm.validation.context import Context, disabled, unknown
-from aiowasm.validation.record import Block, FunctionRecord, LocalTypes
+from aiowasm.validation.record import Block, FunctionRecord, LocalTypes, make_old
 from aiowasm.validation.rules import NAMED_TYPES, RULES, fixed_type
 
 __all__ = ("validate_expr", "validate_expr_steps", "validate_function_steps")
@@ -367,6 +367,7 @@ def validate_function_steps(context: Context, index: int) -> Generator[None, Non
         locals_ = LocalTypes([*((1, valtype) for valtype in functype.params), *runs])
     unset = not all(is_defaultable(valtype) for count, valtype in runs if count)
     record = FunctionRecord(locals_, len(functype.params), functype.results, code.nbytes)
+    make_old(code.nbytes)
     yield from _walk(context, record, code.buffer, body, code.end, unset, funcidx, None)
     return record
 

@@ -5,13 +5,14 @@ Filled in by the walk of `aiowasm.validation.code`; nothing here checks or decod
 
 from __future__ import annotations
 
+import gc
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, MutableMapping, MutableSet
 
 from aiowasm.syntax.types import ValType
 
-__all__ = ("Block", "FunctionRecord", "LocalTypes")
+__all__ = ("Block", "FunctionRecord", "LocalTypes", "make_old")
 
 _LARGE_NBYTES = 1 << 17
 """Bodies above this keep numbers in arrays: a dict takes a hundred bytes for what two bytes of code can ask for."""
@@ -177,6 +178,17 @@ class _Indices(MutableSet[int]):
 
     def __len__(self) -> int:
         return len(self._at)
+
+
+def make_old(nbytes: int) -> None:
+    """Let containers that have just been made for a body of *nbytes* bytes, and will grow large, count as old.
+
+    Nothing else would before they are large: a walk makes few objects that Python's collector counts. Then each of its
+    next three collections would go through millions of entries and hold the loop up for 20 ms (benchmarks/stalls.py).
+    While they are empty that costs a collection of what is young.
+    """
+    if nbytes > _LARGE_NBYTES:
+        gc.collect(1)
 
 
 class FunctionRecord:

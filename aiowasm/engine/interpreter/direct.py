@@ -40,7 +40,7 @@ def make_run(engine: Interpreter) -> tuple[Run, CellType]:
         while True:
             frame = frames[-1]
             instance = frame.instance
-            code = frame.prepared.code
+            kinds, operands = frame.prepared.kinds, frame.prepared.operands
             mems = instance.mems
             local = frame.locals
             stack = frame.stack
@@ -48,7 +48,8 @@ def make_run(engine: Interpreter) -> tuple[Run, CellType]:
             pc = frame.pc
             try:
                 while True:
-                    kind, operand = code[pc]
+                    kind = kinds[pc]
+                    operand = operands[pc]
                     pc += 1
                     if kind == Kind.LOCAL_GET:
                         push(local[operand])

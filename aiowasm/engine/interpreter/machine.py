@@ -311,7 +311,7 @@ class Machine:
         code, func = frame.code, frame.func
         if self.engine.promote(func, code) is None or code.generated is None:
             return frame
-        cost, index = frame.prepared.code[frame.pc - 1][1]
+        cost, index = frame.prepared.operands[frame.pc - 1]
         values = [*frame.locals, *frame.stack]
         values += [0] * (len(code.generated.names) - len(values))
         self.engine.fuel.cell_contents += cost  # which generated code charges again

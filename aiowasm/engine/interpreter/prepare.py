@@ -1,4 +1,4 @@
-"""From a function's record to what the direct interpreter runs: a flat list of (kind, operand) pairs.
+"""From a function's record to what the direct interpreter runs: kinds and operands, side by side.
 
 Labels become positions in that list, segment costs become operators of their own (CHARGE, and CHECK at check points),
 and what does nothing at run time (block, loop, end, nop) disappears. `where` maps a position back to the record's
@@ -18,6 +18,7 @@ from aiowasm.engine.operators import EVALUATE
 from aiowasm.engine.storage import CMPXCHGS, LOAD_LANES, LOADS, RMWS, STORE_LANES, STORES, WIDTHS
 from aiowasm.syntax.floats import f32_from_bits, f64_from_bits
 from aiowasm.syntax.instructions import BY_CODE, BY_NAME, Instruction
+from aiowasm.validation.record import make_old
 
 if TYPE_CHECKING:
     from aiowasm.validation.record import Block, FunctionRecord
@@ -59,26 +60,8 @@ class Kind:
     """`operand` is (rule, immediate): the rule gives a waiter and its timeout, or None and has given the result."""
 
 
-_SHARED = frozenset(
-    [
-        Kind.LOCAL_GET,
-        Kind.CONST,
-        Kind.BINARY,
-        Kind.LOCAL_SET,
-        Kind.LOCAL_TEE,
-        Kind.LOAD,
-        Kind.STORE,
-        Kind.UNARY,
-        Kind.DROP,
-        Kind.CHARGE,
-        Kind.RETURN,
-        Kind.GLOBAL_GET,
-        Kind.GLOBAL_SET,
-    ]
-)
 _UNRESOLVED = frozenset([Kind.BR, Kind.IF, Kind.BR_IF, Kind.BR_TABLE, Kind.BR_ON])
-_MAX_SHARED = 50_000
-_STEP = 4000  # operators: about 5 ms
+_STEP = 1500  # operators: about 2 ms
 _BLOCKS_PER_STEP = 500
 _CLAUSE_WIDTH = 4
 _LOOP = BY_NAME["loop"].code
@@ -95,7 +78,8 @@ class Label(NamedTuple):
 class Prepared(NamedTuple):
     """A function ready to be interpreted."""
 
-    code: list[tuple[int, Any]]
+    kinds: bytes
+    operands: list[Any]
     where: array[int]
     handlers: Handlers[Any]
     """Targets are (label, whether code may rethrow what was caught), or an operator for DELEGATE."""
@@ -114,11 +98,11 @@ class _Preparer:
 
     def __init__(self, record: FunctionRecord) -> None:
         self.record = record
-        self.code: list[tuple[int, Any]] = []
+        # Two sequences, no pairs: a million objects of one body would have Python's collector hold the loop up.
+        self.kinds = bytearray()
+        self.operands: list[Any] = []
         self.where = array("i")
         self.width = 0
-        self.made: dict[tuple[int, Any], tuple[int, Any]] = {}
-        """Pairs are shared: a body of megabytes has few different ones."""
         self.ends: dict[int, int] = {}
         self.elses: dict[int, int] = {}
         self.heads: dict[int, int] = {}
@@ -133,6 +117,7 @@ class _Preparer:
             )
 
     def run(self) -> Generator[None, None, Prepared]:
+        make_old(len(self.record.ops))
         self.charge(-1)
         costs = iter(self.record.cost)  # ascending: asking for every operator would search every time
         charged = next(costs, -2)
@@ -148,29 +133,25 @@ class _Preparer:
             if index == charged:
                 self.charge(index)
                 charged = next(costs, -2)
-        self.ends.setdefault(len(self.record.ops) - 1, len(self.code))
+        self.ends.setdefault(len(self.record.ops) - 1, len(self.kinds))
         self.emit(len(self.record.ops) - 1, Kind.RETURN, len(self.record.results))
-        pairs = self.code
-        for pc, (kind, operand) in enumerate(pairs):
+        operands = self.operands
+        for pc, kind in enumerate(self.kinds):
             if not pc % _STEP:
                 yield
             if kind in _UNRESOLVED:
-                pairs[pc] = self.resolve(kind, operand)
+                operands[pc] = self.resolve(kind, operands[pc])
         handlers: Handlers[Any] = Handlers()
         for number, block in enumerate(self.record.tries):
             handlers.add(*self.guard(block))
             if not number % _BLOCKS_PER_STEP:
                 yield
         handlers.close()
-        return Prepared(pairs, self.where, handlers, self.width)
+        return Prepared(bytes(self.kinds), operands, self.where, handlers, self.width)
 
     def emit(self, index: int, kind: int, operand: Any) -> None:
-        pair = (kind, operand)
-        if kind in _SHARED and type(operand) is not float:  # 0.0 equals -0.0 and 0
-            made = self.made
-            # Bounded: growing a dictionary of millions holds the loop up for 30 ms.
-            pair = made.setdefault(pair, pair) if len(made) < _MAX_SHARED else made.get(pair, pair)
-        self.code.append(pair)
+        self.kinds.append(kind)
+        self.operands.append(operand)
         self.where.append(index)
 
     def charge(self, index: int) -> None:
@@ -228,39 +209,39 @@ class _Preparer:
 
     def structure(self, index: int, name: str, immediate: Any) -> None:
         if name == "loop":
-            self.heads[index] = len(self.code)
+            self.heads[index] = len(self.kinds)
         elif name == "if":
             self.emit(index, Kind.IF, immediate)
         elif name in ("else", "catch", "catch_all"):
             # The arm before falls into a jump to the end; this one starts behind it.
             self.emit(index, Kind.BR, _Skip(index))
-            self.elses[index] = len(self.code)
+            self.elses[index] = len(self.kinds)
         elif name in ("end", "delegate"):
-            self.ends[index] = len(self.code)
+            self.ends[index] = len(self.kinds)
 
     def label(self, block: Block) -> Label:
         if block.kind == "loop":
             return Label(self.heads[block.start], block.height, len(block.params))
         return Label(self.ends[block.end], block.height, len(block.results))
 
-    def resolve(self, kind: int, operand: Any) -> tuple[int, Any]:
+    def resolve(self, kind: int, operand: Any) -> Any:
         if kind == Kind.BR and isinstance(operand, _Skip):
-            return kind, Label(self.ends[self.after[operand.at]], -1, 0)
+            return Label(self.ends[self.after[operand.at]], -1, 0)
         if kind == Kind.IF:
             block: Block = operand
-            return kind, self.elses[block.else_] if block.else_ >= 0 else self.ends[block.end]
+            return self.elses[block.else_] if block.else_ >= 0 else self.ends[block.end]
         if kind in (Kind.BR, Kind.BR_IF):
-            return kind, self.label(operand)
+            return self.label(operand)
         if kind == Kind.BR_TABLE:
             self.width += len(operand)
             # A table may name a few blocks a million times.
             labels = {block: self.label(block) for block in dict.fromkeys(operand)}
-            return kind, tuple(map(labels.__getitem__, operand))
+            return tuple(map(labels.__getitem__, operand))
         if kind == Kind.BR_ON:
             rule, immediate = operand
             block = immediate[0] if isinstance(immediate, tuple) else immediate
-            return kind, (rule, immediate, self.label(block))
-        return kind, operand
+            return (rule, immediate, self.label(block))
+        return operand
 
     def guard(self, block: Block) -> tuple[int, int, list[Clause[Any]]]:
         # The catches of a legacy try do not guard one another: what it guards ends with the first of them.

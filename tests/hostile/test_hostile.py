@@ -241,6 +241,8 @@ class Friend:
 @pytest.mark.parametrize("name", CASES)
 async def test_a_hostile_guest_ends_within_its_limit(engine: str, name: str) -> None:
     case = CASES[name]
+    if engine == "native" and case.words == "heap exhausted":
+        pytest.skip("the native engine lacks gc: such modules run in the interpreter")
     gc.collect()
     before = resident()
     async with Store(engine=engine, limits=LIMITS) as store:

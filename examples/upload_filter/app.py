@@ -62,12 +62,13 @@ async def answer(receive: Receive, send: Send) -> None:
     """Stream a body through the filter."""
     started = False
     failure = ""
+    gone = anyio.Event()
     module = await program()
     async with (
         open_command(module, args=["filter"], limits=LIMITS, timeout=TIMEOUT_SECONDS) as process,
         anyio.create_task_group() as group,
     ):
-        group.start_soon(feed, process, receive)
+        group.start_soon(feed, process, receive, gone)
         async for chunk in process.stdout:
             if not started:
                 started = True
@@ -79,8 +80,8 @@ async def answer(receive: Receive, send: Send) -> None:
         except AiowasmError as error:
             failure = f"{error}\n"
         group.cancel_scope.cancel()
-    if failure and started:
-        return  # what was begun stays unfinished: the client sees that the body is cut off
+    if gone.is_set() or (failure and started):
+        return  # nobody listens, or what was begun stays unfinished: the client sees that the body is cut off
     if not started:
         await start(send, 422 if failure else 200)
     await send({"type": "http.response.body", "body": failure.encode()})
@@ -92,11 +93,12 @@ async def start(send: Send, status: int) -> None:
     await send({"type": "http.response.start", "status": status, "headers": headers})
 
 
-async def feed(process: Process, receive: Receive) -> None:
+async def feed(process: Process, receive: Receive, gone: anyio.Event) -> None:
     """Send the body to the guest, as fast as it reads; end the guest if the client goes away."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
+            gone.set()
             process.kill()
             return
         try:

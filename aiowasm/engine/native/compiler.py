@@ -786,10 +786,7 @@ class Compiler:
         elif not joined:
             if dead:
                 del stack[label.base :]
-                # Validation takes what follows a loop that is branched to for reachable.
-                self.dead = not block.targeted
-                if not self.dead:
-                    self.push_slots(label.results)
+                self.dead = True
             return
         elif not dead:
             self.flush(label.base)

@@ -191,16 +191,6 @@ class ControlGenerator(OperandGenerator):
             self.choose(runs)
         self.dead()
 
-    def jump_to_pc(self) -> None:
-        if not self.whiles:
-            self.line("continue")
-            return
-        self.jumps = True
-        self.line("j=-1")
-        self.line("break")
-        for scope in self.whiles:
-            scope.far.add(-1)
-
     def choose(self, runs: list[tuple[int, Scope]]) -> None:
         """Branch to the run that `t` is in, by halving."""
         if len(runs) == 1:

@@ -230,6 +230,10 @@ class Emitter:
     def goto(self, pc: int) -> None:
         """Go to the leaf of *pc*."""
         self.line(f"pc={pc}")
+        self.jump_to_pc()
+
+    def jump_to_pc(self) -> None:
+        """Go to the leaf that `pc` says: through the tree, out of every `while`."""
         if not self.whiles:
             self.line("continue")
             return

@@ -40,6 +40,7 @@ INLINE_OPERATORS: Final = 300
 """Code up to this size is generated inside a slice (about 2 ms)."""
 
 _SLOTS_PER_FRAME: Final = 4
+_FREED_AT_ONCE: Final = 200_000
 
 
 def zero_of(valtype: ValType) -> Any:
@@ -157,6 +158,11 @@ class FunctionCode:
         """
         record = yield from validate_function_steps(validated, self.funcidx - validated.nimported_funcs)
         self.adopt(record, (yield from prepare_steps(record)))
+        if self.record is None:
+            # Freeing millions of references at once would hold the loop up for 10 ms.
+            while record.immediates:
+                del record.immediates[-_FREED_AT_ONCE:]
+                yield
 
     def compile_steps(self, validated: ValidatedModule) -> Generator[None, None, None]:
         """Generate the function's code, yielding now and then; afterwards it is there or `refused`."""

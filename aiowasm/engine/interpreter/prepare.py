@@ -61,6 +61,7 @@ class Kind:
 
 
 _UNRESOLVED = frozenset([Kind.BR, Kind.IF, Kind.BR_IF, Kind.BR_TABLE, Kind.BR_ON])
+_MAX_SHARED = 50_000
 _STEP = 1500  # operators: about 2 ms
 _BLOCKS_PER_STEP = 500
 _CLAUSE_WIDTH = 4
@@ -101,6 +102,7 @@ class _Preparer:
         # Two sequences, no pairs: a million objects of one body would have Python's collector hold the loop up.
         self.kinds = bytearray()
         self.operands: list[Any] = []
+        self.made: dict[tuple[int, Any], Any] = {}
         self.where = array("i")
         self.width = 0
         self.ends: dict[int, int] = {}
@@ -187,7 +189,11 @@ class _Preparer:
         elif code in _BR_ON:
             self.emit(index, Kind.BR_ON, (RULES[name], immediate))
         elif name != "nop":
-            self.emit(index, Kind.WAIT if name.startswith("memory.atomic.wait") else Kind.RULE, rule_of(row, immediate))
+            self.emit(
+                index,
+                Kind.WAIT if name.startswith("memory.atomic.wait") else Kind.RULE,
+                self.shared(row, immediate, rule_of),
+            )
 
     def arithmetic(self, index: int, row: Instruction, immediate: Any) -> None:
         if row.type is None:
@@ -198,14 +204,24 @@ class _Preparer:
         elif immediate is None and results == 1 and arity == 1:
             self.emit(index, Kind.UNARY, EVALUATE[row.code])
         else:
-            self.emit(index, Kind.RULE, rule_of(row, immediate))
+            self.emit(index, Kind.RULE, self.shared(row, immediate, rule_of))
 
     def access(self, index: int, row: Instruction, immediate: Any) -> None:
         code = row.code
         if code in LOADS:
-            self.emit(index, Kind.LOAD, (LOADS[code], *_access(row, immediate)))
+            self.emit(index, Kind.LOAD, self.shared(row, immediate, _load))
         else:
-            self.emit(index, Kind.STORE, (STORES[code], *_access(row, immediate)))
+            self.emit(index, Kind.STORE, self.shared(row, immediate, _store))
+
+    def shared(self, row: Instruction, immediate: Any, make: Callable[[Instruction, Any], Any]) -> Any:
+        """One operand for all instructions that are the same: a body of megabytes has few different ones."""
+        key = (row.code, immediate)
+        operand = self.made.get(key)
+        if operand is None:
+            operand = make(row, immediate)
+            if len(self.made) < _MAX_SHARED:  # growing a dictionary of millions holds the loop up too
+                self.made[key] = operand
+        return operand
 
     def structure(self, index: int, name: str, immediate: Any) -> None:
         if name == "loop":
@@ -292,6 +308,14 @@ def _access(row: Instruction, immediate: Any) -> tuple[int, int, int, int]:
     memidx, offset = immediate if isinstance(immediate, tuple) else (0, immediate)
     nbytes = WIDTHS[row.code]
     return offset, memidx, nbytes, nbytes - 1 if row.name.partition(".")[2].startswith("atomic") else 0
+
+
+def _load(row: Instruction, immediate: Any) -> tuple[Any, ...]:
+    return LOADS[row.code], *_access(row, immediate)
+
+
+def _store(row: Instruction, immediate: Any) -> tuple[Any, ...]:
+    return STORES[row.code], *_access(row, immediate)
 
 
 def rule_of(row: Instruction, immediate: Any) -> tuple[Callable[..., Any], Any]:

@@ -160,7 +160,7 @@ class Emitter:
             if expr.bound == NAN_DIRTY:
                 expr = canonical(expr)
             self.line(f"{name}={expr.text}")
-        stack[height] = Expr(name, expr.bound, 2 << k, expr.zeros)
+        stack[height] = Expr(name, expr.bound, 2 << k)
 
     def flush(self, deps: int = 1) -> None:
         """Spill the operands that depend on any of *deps*: what comes now may change it, or must come later."""
@@ -183,7 +183,7 @@ class Emitter:
         """Bring the operand of *height* into its slot in engine form."""
         expr = whole(self.stack[height])
         text = self.typed(expr, shape)
-        self.stack[height] = Expr(text, MASKS.get(shape, EXACT), expr.deps, 0)
+        self.stack[height] = Expr(text, MASKS.get(shape, EXACT), expr.deps)
         self.spill(height)
         self.stack[height] = self.slot(height, shape)
 

@@ -56,13 +56,12 @@ class Expr(NamedTuple):
 
     `bound` >= 0: an unsigned integer of its type, at most that; < 0: an integer of about -bound bits that is congruent
     to the value ("dirty"), or one of the special bounds. `deps`: bit 0 says that it may trap or reads what statements
-    can change (memory, globals, tables), bit k+1 that it reads variable k. `zeros`: trailing zero bits known.
+    can change (memory, globals, tables), bit k+1 that it reads variable k.
     """
 
     text: str
     bound: int
     deps: int
-    zeros: int = 0
 
 
 Template = Callable[..., Expr]
@@ -70,7 +69,7 @@ Template = Callable[..., Expr]
 
 def constant(value: int) -> Expr:
     """A canonical integer constant."""
-    return Expr(str(value), value, 0, (value & -value).bit_length() - 1 if value else 64)
+    return Expr(str(value), value, 0)
 
 
 def whole(expr: Expr) -> Expr:
@@ -91,7 +90,7 @@ def canonical(expr: Expr) -> Expr:
 
 
 def _cleaned(expr: Expr, mask: int) -> Expr:
-    return expr if expr.bound >= 0 else Expr(f"({expr.text}&{mask})", mask, expr.deps, expr.zeros)
+    return expr if expr.bound >= 0 else Expr(f"({expr.text}&{mask})", mask, expr.deps)
 
 
 def _bits(expr: Expr) -> int:
@@ -113,40 +112,40 @@ class _Integers:
     def _clean(self, a: Expr) -> str:
         return clean(a, self.mask)
 
-    def _dirty(self, text: str, bits: int, deps: int, zeros: int) -> Expr:
+    def _dirty(self, text: str, bits: int, deps: int) -> Expr:
         if bits <= _WIDEST_DIRTY:
-            return Expr(text, -bits, deps, zeros)
-        return Expr(f"({text}&{self.mask})", self.mask, deps, zeros)
+            return Expr(text, -bits, deps)
+        return Expr(f"({text}&{self.mask})", self.mask, deps)
 
     def iadd(self, a: Expr, b: Expr) -> Expr:
-        deps, zeros = a.deps | b.deps, min(a.zeros, b.zeros)
+        deps = a.deps | b.deps
         if a.bound >= 0 and b.bound >= 0 and a.bound + b.bound <= self.mask:
-            return Expr(f"({a.text}+{b.text})", a.bound + b.bound, deps, zeros)
+            return Expr(f"({a.text}+{b.text})", a.bound + b.bound, deps)
         if _is_constant(b) and b.bound > self.sign:
-            return self._dirty(f"({a.text}-{self.mask + 1 - b.bound})", max(self.n, _bits(a)) + 1, deps, zeros)
-        return self._dirty(f"({a.text}+{b.text})", max(_bits(a), _bits(b)) + 1, deps, zeros)
+            return self._dirty(f"({a.text}-{self.mask + 1 - b.bound})", max(self.n, _bits(a)) + 1, deps)
+        return self._dirty(f"({a.text}+{b.text})", max(_bits(a), _bits(b)) + 1, deps)
 
     def isub(self, a: Expr, b: Expr) -> Expr:
         bits = max(_bits(a), _bits(b)) + 1
-        return self._dirty(f"({a.text}-{b.text})", bits, a.deps | b.deps, min(a.zeros, b.zeros))
+        return self._dirty(f"({a.text}-{b.text})", bits, a.deps | b.deps)
 
     def imul(self, a: Expr, b: Expr) -> Expr:
         if _bits(a) + _bits(b) > 140:
             a, b = _cleaned(a, self.mask), _cleaned(b, self.mask)
         text, deps = f"({a.text}*{b.text})", a.deps | b.deps
         if a.bound >= 0 and b.bound >= 0 and a.bound * b.bound <= self.mask:
-            return Expr(text, a.bound * b.bound, deps, min(a.zeros + b.zeros, 64))
-        return self._dirty(text, _bits(a) + _bits(b), deps, min(a.zeros + b.zeros, 64))
+            return Expr(text, a.bound * b.bound, deps)
+        return self._dirty(text, _bits(a) + _bits(b), deps)
 
     def iand(self, a: Expr, b: Expr) -> Expr:
-        text, deps, zeros = f"({a.text}&{b.text})", a.deps | b.deps, max(a.zeros, b.zeros)
+        text, deps = f"({a.text}&{b.text})", a.deps | b.deps
         bounds = [x.bound for x in (a, b) if x.bound >= 0]
-        return Expr(text, min(bounds) if bounds else -max(_bits(a), _bits(b)) - 1, deps, zeros)
+        return Expr(text, min(bounds) if bounds else -max(_bits(a), _bits(b)) - 1, deps)
 
     def _or(self, sign: str, a: Expr, b: Expr) -> Expr:
         bits = max(_bits(a), _bits(b))
         bound = (1 << bits) - 1 if a.bound >= 0 and b.bound >= 0 else -bits - 1
-        return Expr(f"({a.text}{sign}{b.text})", bound, a.deps | b.deps, min(a.zeros, b.zeros))
+        return Expr(f"({a.text}{sign}{b.text})", bound, a.deps | b.deps)
 
     def ior(self, a: Expr, b: Expr) -> Expr:
         return self._or("|", a, b)
@@ -162,11 +161,11 @@ class _Integers:
     def ishl(self, a: Expr, b: Expr) -> Expr:
         if _is_constant(b):
             k = b.bound % self.n
-            text, zeros = f"({a.text}<<{k})", min(a.zeros + k, 64)
+            text = f"({a.text}<<{k})"
             if a.bound >= 0 and a.bound << k <= self.mask:
-                return Expr(text, a.bound << k, a.deps, zeros)
-            return self._dirty(text, _bits(a) + k, a.deps, zeros)
-        return Expr(f"({self._clean(a)}<<{self._amount(b)}&{self.mask})", self.mask, a.deps | b.deps, a.zeros)
+                return Expr(text, a.bound << k, a.deps)
+            return self._dirty(text, _bits(a) + k, a.deps)
+        return Expr(f"({self._clean(a)}<<{self._amount(b)}&{self.mask})", self.mask, a.deps | b.deps)
 
     def ishr_u(self, a: Expr, b: Expr) -> Expr:
         bound = (a.bound if a.bound >= 0 else self.mask) >> (b.bound % self.n if _is_constant(b) else 0)
@@ -185,7 +184,7 @@ class _Integers:
         x = self._clean(a)
         again = x if x.isidentifier() else "t"
         x = x if x.isidentifier() else f"(t:={x})"
-        return self._dirty(f"({x}<<{k}|{again}>>{self.n - k})", self.n + k, a.deps, 0)
+        return self._dirty(f"({x}<<{k}|{again}>>{self.n - k})", self.n + k, a.deps)
 
     def irotl(self, a: Expr, b: Expr) -> Expr | None:
         return self._rotate(a, b.bound % self.n) if _is_constant(b) else None
@@ -305,11 +304,11 @@ def _float_relation(sign: str) -> Template:
 def _wrap(a: Expr) -> Expr:
     if 0 <= a.bound <= M32:
         return a
-    return Expr(a.text, -max(33, _bits(a)), a.deps, a.zeros)
+    return Expr(a.text, -max(33, _bits(a)), a.deps)
 
 
 def _extend_s(a: Expr) -> Expr:
-    return a if 0 <= a.bound < 1 << 31 else Expr(_I32.signed(a), -33, a.deps, a.zeros)
+    return a if 0 <= a.bound < 1 << 31 else Expr(_I32.signed(a), -33, a.deps)
 
 
 _CONVERSIONS: dict[tuple[str, str, str], Template] = {

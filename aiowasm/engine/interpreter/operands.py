@@ -111,7 +111,7 @@ class OperandGenerator(Emitter):
             del stack[len(stack) - arity :]
             made = template(*operands)
         if code in TRAPS:
-            made = Expr(f"(#z{index}\n{made.text})", made.bound, made.deps | 1, made.zeros)
+            made = Expr(f"(#z{index}\n{made.text})", made.bound, made.deps | 1)
         self.push(made)
 
     def address(self, expr: Expr, memidx: int, offset: int) -> str:
@@ -212,7 +212,7 @@ class OperandGenerator(Emitter):
             bound = EXACT
         deps = first.deps | second.deps | condition.deps
         text = f"({first.text} if {self.condition(condition)} else {second.text})"
-        self.push(Expr(text, bound, deps, min(first.zeros, second.zeros)))
+        self.push(Expr(text, bound, deps))
 
     def condition(self, expr: Expr) -> str:
         return expr.text if expr.bound == BOOL else clean(expr, MASKS["i32"])

@@ -76,7 +76,7 @@ class Store(Generic[D]):
         limits: Limits | None = None,
         data: D = None,  # type: ignore[assignment]
         listeners: Sequence[Listener] = (),
-        tick_budget_seconds: float = 0.001,
+        tick_budget_seconds: float = 0.0005,
         fixed_slice: int | None = None,
         strict_checkpoints: bool = False,
         on_cancel: OnCancel = "close",

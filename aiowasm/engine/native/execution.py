@@ -19,6 +19,7 @@ from aiowasm.engine.func import FuncInst
 from aiowasm.engine.heap import ExnInst
 from aiowasm.engine.native.code import find
 from aiowasm.engine.native.compiler import DELEGATE
+from aiowasm.engine.native.handles import Handles
 from aiowasm.engine.native.layout import Activation, Status
 from aiowasm.engine.native.module import Function
 from aiowasm.engine.native.rules import Call, finish_growth
@@ -52,8 +53,6 @@ _SHORT_UNITS: Final = 20_000
 _COMPILE_NS: Final = 1_000_000
 _SAVED_WORDS: Final = 7  # what the switch has pushed, with its return address
 _SAVED_RBX: Final = 4
-_HANDLE: Final = 0x7E57_0000_0000_0000
-_HANDLES_MIN: Final = 4096
 _SUBTRACT: Final = 3  # bytes before the number in `subq $n, %rbp`
 
 
@@ -70,6 +69,40 @@ class _Place(NamedTuple):
 
 class NativeExecution:
     """One call into a guest. Takes its stack when it is first resumed, gives it back when it is over."""
+
+    __slots__ = (
+        "_asking",
+        "_call_depth",
+        "_caught",
+        "_compiling",
+        "_described",
+        "_finished_host",
+        "_func",
+        "_handles",
+        "_hosts",
+        "_instances",
+        "_kept",
+        "_landing_due",
+        "_longs",
+        "_over",
+        "_stack",
+        "_stack_slots",
+        "_started",
+        "_ticket",
+        "_waiter",
+        "_working",
+        "arguments",
+        "caller",
+        "consumed",
+        "engine",
+        "error",
+        "exception",
+        "growing",
+        "host",
+        "limit",
+        "results",
+        "trap",
+    )
 
     def __init__(
         self,
@@ -100,17 +133,14 @@ class NativeExecution:
         self._over = False
         self._asking: Call | None = None
         self._waiter: Waiter | None = None
-        self._caught: dict[tuple[int, int], ExnInst] = {}
+        self._caught: dict[tuple[int, int], ExnInst] | None = None
         self._compiling: Generator[None, None, None] | None = None
         self._working: Generator[None, None, None] | None = None
         self._landing_due: ExnInst | None = None
         self._finished_host = False
         self._described: tuple[FrameInfo, ...] = ()
-        self._handles: list[Any] = []
-        self._handle_of: dict[int, int] = {}
-        self._free_handles: list[int] = []
-        self._handles_max = _HANDLES_MIN
-        self._kept: set[FuncInst] = set()
+        self._handles: Handles | None = None
+        self._kept: set[FuncInst] | None = None
         self._hosts: dict[int, _HostCall] = {}
         self._instances: dict[int, tuple[ModuleInst, list[Site]]] = {}
         self._ticket = 0
@@ -160,44 +190,39 @@ class NativeExecution:
             return None
         if is_function_type(reftype):
             return self.engine.functions[low]
-        return self._handles[low - _HANDLE]
+        return self._object(low)
+
+    def _object(self, handle: int) -> Any:
+        if self._handles is None:
+            raise RuntimeError("a slot without a handle")
+        return self._handles.get(handle)
 
     def _raw(self, reftype: RefType, value: Any) -> int:
         if value is None:
             return 0
         if is_function_type(reftype):
+            if self._kept is None:
+                self._kept = set()
             self._kept.add(value)
             return self.engine.descriptor(value)
-        handle = self._handle_of.get(id(value))
+        handles = self._handles
+        if handles is None:
+            handles = self._handles = Handles()
+        handle = handles.find(value)
         if handle is None:
-            if len(self._handle_of) >= self._handles_max:
-                self._sweep()
-            if self._free_handles:
-                handle = self._free_handles.pop()
-                self._handles[handle - _HANDLE] = value
-            else:
-                handle = _HANDLE + len(self._handles)
-                self._handles.append(value)
-            self._handle_of[id(value)] = handle
+            if handles.is_full():
+                handles.sweep(self._words())
+            handle = handles.make(value)
         return handle
 
-    def _sweep(self) -> None:
-        """Forget handles that no slot holds. Stale slots keep some alive a little longer; that is all they do."""
-        stack = self._stack
-        if stack is None:
-            return
-        # Nothing is above the frame of the innermost function and what it may just have been given.
+    def _words(self) -> array[int]:
+        """All slots in use: none is above the innermost frame and what it may just have been given."""
+        if self._stack is None:
+            return array("q")
         top = self._at(self._longs[_FRAME]) + 2 * (
             max((place.function.slots for place in self._walk()), default=0) + 1000
         )
-        words = array("q", bytes(memoryview(self._longs).cast("B")[: 8 * top]))
-        found = {word for word in words if _HANDLE <= word < _HANDLE + len(self._handles)}
-        for key, handle in list(self._handle_of.items()):
-            if handle not in found:
-                del self._handle_of[key]
-                self._handles[handle - _HANDLE] = None
-                self._free_handles.append(handle)
-        self._handles_max = max(_HANDLES_MIN, 2 * len(self._handle_of))
+        return array("q", bytes(memoryview(self._longs).cast("B")[: 8 * top]))
 
     def function_at(self, address: int) -> FuncInst | None:
         """The function whose descriptor is in the slot at *address*."""
@@ -207,7 +232,7 @@ class NativeExecution:
     def handle_at(self, address: int) -> Any:
         """The object whose handle is in the slot at *address*."""
         low = self._longs[self._at(address)]
-        return self._handles[low - _HANDLE] if low else None
+        return self._object(low) if low else None
 
     # The protocol
 
@@ -554,14 +579,9 @@ class NativeExecution:
             self._longs = None
             self.engine.leave(self._ticket)
             self.engine.pool.give(stack)
-        if self._handles:
-            self._handles.clear()
-            self._handle_of.clear()
+        self._handles = self._kept = self._caught = None
         self._hosts.clear()
         self._instances.clear()
-        if self._kept or self._caught:
-            self._kept.clear()
-            self._caught.clear()
 
     def __del__(self) -> None:
         if self._stack is not None:
@@ -654,6 +674,8 @@ class NativeExecution:
 
     def rethrow(self, start: int) -> Outcome | None:
         """Throw again what the legacy try that starts at operator *start* of the innermost frame caught last."""
+        if self._caught is None:
+            raise RuntimeError("nothing was caught")
         return self.unwind(self._caught[self._longs[_FRAME], start])
 
     def _land(
@@ -674,6 +696,8 @@ class NativeExecution:
             types = comptype.params if isinstance(comptype, FuncType) else ()
             self.write(address, types, exception.values)
         if landing.keeps:
+            if self._caught is None:
+                self._caught = {}
             self._caught[frame, landing.start] = exception
         if landing.kind & 1:
             longs[self._at(address) + slots_of(types)] = self._raw(_EXNREF, exception)

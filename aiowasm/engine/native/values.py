@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -38,8 +39,13 @@ def codec(types: tuple[ValType, ...]) -> Codec | None:
     """The codec of *types*, or None if they need more than copying bits (f32, v128, references)."""
     if len(types) > _SIMPLE or not all(isinstance(each, NumType) and each in _WRITTEN for each in types):
         return None
-    written = Struct("<" + "".join(_WRITTEN[each] for each in types if isinstance(each, NumType)))
-    read = Struct("<" + "".join(_READ[each] for each in types if isinstance(each, NumType)))
+    return _codec(types)
+
+
+@lru_cache(4096)  # many functions and instances share few types
+def _codec(types: tuple[NumType, ...]) -> Codec:
+    written = Struct("<" + "".join(_WRITTEN[each] for each in types))
+    read = Struct("<" + "".join(_READ[each] for each in types))
     return Codec(written.pack_into, read.unpack_from)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence
 from struct import Struct
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import ref
 
 from aiowasm.engine.base import HostReturned, Outcome, Thrown
 from aiowasm.engine.func import FuncInst
@@ -20,7 +21,7 @@ from aiowasm.engine.heap import ExnInst
 from aiowasm.engine.native.code import find
 from aiowasm.engine.native.compiler import DELEGATE
 from aiowasm.engine.native.handles import Handles
-from aiowasm.engine.native.layout import Activation, Status
+from aiowasm.engine.native.layout import Activation, Saved, Status
 from aiowasm.engine.native.module import Function
 from aiowasm.engine.native.rules import Call, finish_growth
 from aiowasm.engine.native.values import from_slots, is_function_type, slots_of, to_slots
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from aiowasm.engine.native.compiler import Landing
     from aiowasm.engine.native.engine import Native, NativeFunction, NativeInstance
     from aiowasm.engine.native.rules import Site
-    from aiowasm.engine.native.stack import GuestStack
+    from aiowasm.engine.native.stack import Contents, GuestStack
 
 __all__ = ("NativeExecution",)
 
@@ -51,9 +52,10 @@ _FARTHEST: Final = 1 << 62
 _SHORT_UNITS: Final = 20_000
 """Fuel that is run holding the GIL: about 20 us. Whoever needs more releases it."""
 _COMPILE_NS: Final = 1_000_000
-_SAVED_WORDS: Final = 7  # what the switch has pushed, with its return address
-_SAVED_RBX: Final = 4
 _SUBTRACT: Final = 3  # bytes before the number in `subq $n, %rbp`
+
+
+_NOTHING: Final[Any] = {}
 
 
 _first_words = Struct("<8q").pack_into
@@ -71,6 +73,8 @@ class NativeExecution:
     """One call into a guest. Takes its stack when it is first resumed, gives it back when it is over."""
 
     __slots__ = (
+        "__weakref__",
+        "_aside",
         "_asking",
         "_call_depth",
         "_caught",
@@ -90,6 +94,7 @@ class NativeExecution:
         "_started",
         "_ticket",
         "_waiter",
+        "_waiting",
         "_working",
         "arguments",
         "caller",
@@ -128,6 +133,10 @@ class NativeExecution:
         self._call_depth = call_depth
         self._stack_slots = stack_slots
         self._stack: GuestStack | None = None
+        self._aside: Contents | None = None
+        """What was on its stack, if that was needed elsewhere while the guest waits."""
+        self._waiting = False
+        """Whether the guest waits in a host function, and its stack may be needed elsewhere."""
         self._longs: Any = None
         self._started = False
         self._over = False
@@ -259,6 +268,7 @@ class NativeExecution:
         host, self.host = self.host, None
         if host is None:
             raise RuntimeError("nothing was asked")
+        self._wait_no_longer()
         self._answer(host, results)
 
     def _answer(self, host: FuncInst, results: tuple[Any, ...]) -> None:
@@ -276,8 +286,53 @@ class NativeExecution:
 
     def throw(self, exception: ExnInst) -> None:
         """Answer a host call by throwing *exception* into the guest at that call."""
+        self._wait_no_longer()
         self.host = None
         self._landing_due = exception
+
+    # A guest that waits, and its stack
+
+    def _begin_to_wait(self, stack: GuestStack) -> None:
+        """The guest waits in a host function: `put_aside` may be called from now on."""
+        self._waiting = True
+        self.engine.pool.waiting[stack] = ref(self)
+
+    def _wait_no_longer(self) -> None:
+        """Have the stack at hand, and keep it."""
+        if not self._waiting:
+            return
+        self._waiting = False
+        if self._stack is not None:
+            self.engine.pool.waiting.pop(self._stack, None)
+            return
+        contents = self._aside
+        if contents is None:
+            raise RuntimeError("the execution is over")
+        stack = self.engine.pool.take(self._stack_slots, self._call_depth)
+        self.engine.prepare(stack)
+        self._stack, self._longs, self._aside = stack, stack.longs, None
+        self._hosts, self._instances = {}, {}
+        moved = stack.put_back(contents)
+        if self._caught:
+            self._caught = {(frame + moved, start): caught for (frame, start), caught in self._caught.items()}
+
+    def put_aside(self) -> None:
+        """Copy what is in use of the stack, which somebody else gets. Only while the guest waits in a host function."""
+        stack, host = self._stack, self.host
+        if not self._waiting or stack is None or host is None:
+            raise RuntimeError("the guest does not wait")
+        # Above the arguments of the host function nothing is in use.
+        end = self._longs[_FRAME] - _BIAS + 8 * self.engine.function(host).slots
+        self._aside = stack.contents(end)
+        self._stack = self._longs = None
+        self._hosts = self._instances = _NOTHING
+
+    def _at_hand(self) -> None:
+        """Have the stack at hand to look at it."""
+        if self._aside is not None:
+            self._wait_no_longer()
+            if self._stack is not None:
+                self._begin_to_wait(self._stack)
 
     def discard(self) -> None:
         """Drop all frames and give back what they hold."""
@@ -413,7 +468,7 @@ class NativeExecution:
             raise Trap(TrapCode.CALL_STACK_EXHAUSTED)
         code = Activation.TRAPS[status - Status.TRAP]
         if code is TrapCode.UNINITIALIZED_ELEMENT:
-            index = longs[self._at(longs[_SP]) + _SAVED_RBX]
+            index = longs[self._at(longs[_SP]) + Saved.R]
             raise Trap(code, str(index & _MASK))
         raise Trap(code)
 
@@ -434,7 +489,7 @@ class NativeExecution:
         else:
             arguments = self.read(stack.activation + offset, known.functype.params)
         # Behind a tail call to the host its caller is who called the function that is gone.
-        returns_to = longs[(longs[_SP] - stack.activation >> 3) + _SAVED_WORDS]
+        returns_to = longs[(longs[_SP] - stack.activation >> 3) + Saved.WORDS]
         if returns_to in (self.engine.crossed, self.engine.entered):
             self.caller = self._innermost()
         else:
@@ -442,6 +497,7 @@ class NativeExecution:
         if known.host is None:
             self.host = known.func
             self.arguments = tuple(arguments)
+            self._begin_to_wait(stack)
             return Outcome.HOST_CALL
         pause = None
         try:
@@ -578,13 +634,19 @@ class NativeExecution:
         if stack is not None:
             self._longs = None
             self.engine.leave(self._ticket)
+            if self._waiting:
+                self.engine.pool.waiting.pop(stack, None)
             self.engine.pool.give(stack)
+        elif self._aside is not None:
+            self._aside = None
+            self.engine.leave(self._ticket)
+        self._waiting = False
         self._handles = self._kept = self._caught = None
         self._hosts.clear()
         self._instances.clear()
 
     def __del__(self) -> None:
-        if self._stack is not None:
+        if self._stack is not None or self._aside is not None:
             self._release()
 
     # Frames
@@ -602,7 +664,7 @@ class NativeExecution:
         if self._stack is None:
             return
         status = longs[Activation.STATUS // 8]
-        index = self._at(longs[_SP]) + _SAVED_WORDS
+        index = self._at(longs[_SP]) + Saved.WORDS
         if status == Status.EXHAUSTED:
             index += 1
         instance = engine.instances[longs[_INSTANCE]].instance()
@@ -621,6 +683,7 @@ class NativeExecution:
 
     def frames(self) -> tuple[FrameInfo, ...]:
         """Return the guest frames, innermost first."""
+        self._at_hand()
         if self._described or self._stack is None:
             return self._described
         places = self._walk()
@@ -628,6 +691,7 @@ class NativeExecution:
 
     def instances(self) -> set[ModuleInst]:
         """Return the instances that have a live frame."""
+        self._at_hand()
         if self._stack is None:
             return set()
         return {place.instance for place in self._walk()}
@@ -639,7 +703,7 @@ class NativeExecution:
         """
         longs, engine = self._longs, self.engine
         returns = engine.returns()
-        index = self._at(longs[_SP]) + _SAVED_WORDS
+        index = self._at(longs[_SP]) + Saved.WORDS
         native = engine.instances[longs[_INSTANCE]]
         frame = longs[_FRAME]
         slots = room = 0
@@ -703,7 +767,7 @@ class NativeExecution:
             longs[self._at(address) + slots_of(types)] = self._raw(_EXNREF, exception)
         sp = self._at(longs[_SP])
         longs[sp] = native.address
-        longs[sp + _SAVED_WORDS - 1] = self.engine.routines["rt_land"]
+        longs[sp + Saved.WORDS - 1] = self.engine.routines["rt_land"]
         start = function.entry - self.engine.entry_offset
         longs[_TARGET] = start + landing.offset
         longs[_TARGET + 1] = longs[_SP] + 8 * (index + 1 - sp)

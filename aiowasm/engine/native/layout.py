@@ -10,7 +10,7 @@ from typing import Final
 
 from aiowasm.errors import TrapCode
 
-__all__ = ("Activation", "Descriptor", "Instance", "Memory", "Status", "Table")
+__all__ = ("Activation", "Descriptor", "Instance", "Memory", "Saved", "Status", "Table")
 
 
 class Activation:
@@ -30,6 +30,8 @@ class Activation:
     INSTANCE: Final = 56
     DEPTH_LIMIT: Final = 64
     """The lowest stack pointer with which a function may be entered."""
+    STATE_NBYTES: Final = 72
+    """Before this come the words that differ between executions that have left."""
     POOL: Final = 72
     TARGET: Final = 80
     """Where `rt_land` goes on, with TARGET_SP and TARGET_FRAME."""
@@ -70,6 +72,16 @@ class Activation:
     def trap(cls, code: TrapCode) -> int:
         """Return the offset of the pointer to the routine of a trap."""
         return cls.ROUTINES + 8 * (len(cls.ROUTINE_NAMES) + cls.TRAPS.index(code))
+
+
+class Saved:
+    """What the switch has pushed when a guest has left: words from its stack pointer on."""
+
+    ACTIVATION: Final = 2
+    R: Final = 4
+    FRAME: Final = 5
+    WORDS: Final = 7
+    """With the return address of the switch itself."""
 
 
 class Status:

@@ -51,7 +51,6 @@ class Layout:
         self.globals, at = at, at + 8 * len(validated.globals)
         self.types, at = at, at + 8 * len(validated.deftypes)
         self.imports, at = at, at + 8 * validated.nimported_funcs
-        self.funcs, at = at, at + 8 * (len(validated.funcs) - validated.nimported_funcs)
         self.nbytes = at
 
 

@@ -107,13 +107,14 @@ class NativeInstance:
         imported = instance.validated.nimported_funcs
         for number in range(imported):
             block[layout.imports // 8 + number] = engine.descriptor(instance.funcs[number])
-        entries = self.code.entries
-        ctypes.memmove(self.address + layout.funcs, entries.buffer_info()[0], 8 * len(entries))
+        block[Instance.FUNCS // 8] = self.code.entries.buffer_info()[0]
 
     def publish(self, index: int) -> int:
-        """Let this instance call the code of a defined function that is compiled now; returns its address."""
+        """Let references of this instance lead to the code of a defined function that is compiled now.
+
+        Returns its address.
+        """
         entry = self.code.entries[index]
-        self._block[self.code.layout.funcs // 8 + index] = entry
         descriptor = self._descriptors.get(index)
         if descriptor is not None:
             descriptor[Descriptor.CODE // 8] = entry
@@ -129,8 +130,7 @@ class NativeInstance:
     def shut(self) -> None:
         """Let every later call of a function come back to Python, which looks at the instance's error."""
         self._shut = True
-        stubs = self.code.stubs()
-        ctypes.memmove(self.address + self.code.layout.funcs, stubs.buffer_info()[0], 8 * len(stubs))
+        self._block[Instance.FUNCS // 8] = self.code.stubs.buffer_info()[0]
         for index, descriptor in self._descriptors.items():
             descriptor[Descriptor.CODE // 8] = self.code.stub(index)
 

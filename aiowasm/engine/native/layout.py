@@ -97,10 +97,12 @@ class Status:
 
 
 class Instance:
-    """One module instance. Behind the first pointer come areas whose places the module's layout knows."""
+    """One module instance. Behind the first pointers come areas whose places the module's layout knows."""
 
     MEMORY: Final = 0
     """Pointer to the memory with index 0 (or an empty one)."""
+    FUNCS: Final = 8
+    """Pointer to the entry addresses of the functions that the module defines, which its instances share."""
     AREAS: Final = 16
 
 

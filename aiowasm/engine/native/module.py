@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Generator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import aiowasm.engine.native.operators  # noqa: F401 - fills the compiler's table
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ("Function", "ModuleCode", "code_of")
 
 _LAZY_STUB = struct.Struct("<BIBBBi")  # movl $index,%eax; jmp *lazy(%r13)
+_INDEX_AT = 1  # in a stub
 _CODE_PER_BYTE = 6  # of wasm; only a guess at how much address space to take
 
 
@@ -70,8 +72,20 @@ def _finish(steps: Generator[None, None, Any]) -> Any:
             return stop.value
 
 
+def _stubs(count: int, lazy: int) -> bytes:
+    """Stubs for functions 0 to *count*, each with its index: column by column, as there may be 100,000 of them."""
+    stubs = bytearray(_LAZY_STUB.pack(0xB8, 0, 0x41, 0xFF, 0xA5, lazy) * count)
+    indices = array("I", range(count)).tobytes()
+    for byte in range(4):
+        stubs[_INDEX_AT + byte :: _LAZY_STUB.size] = indices[byte::4]
+    return bytes(stubs)
+
+
 class ModuleCode:
-    """Code of the functions compiled so far. `entries` has an address for every defined function: code or a stub."""
+    """Code of the functions compiled so far.
+
+    `entries` has an address for every defined function: code or a stub. Instances point to it, so it never moves.
+    """
 
     def __init__(self, validated: ValidatedModule, stencils: Stencils) -> None:
         self.validated = validated
@@ -81,7 +95,7 @@ class ModuleCode:
         self._errors: dict[int, Exception] = {}
         count = len(validated.funcs) - validated.nimported_funcs
         lazy = Activation.routine("lazy")
-        stubs = b"".join(_LAZY_STUB.pack(0xB8, index, 0x41, 0xFF, 0xA5, lazy) for index in range(count))
+        stubs = _stubs(count, lazy)
         nbytes = len(stubs) + _CODE_PER_BYTE * (sum(validated.module.funcs.ends) - sum(validated.module.funcs.starts))
         self._space = CodeSpace(nbytes)
         start = self._space.put(stubs) if stubs else 0
@@ -93,8 +107,9 @@ class ModuleCode:
         """Address of the code that asks for the defined function *index* to be compiled."""
         return self._stubs_start + _LAZY_STUB.size * index
 
+    @cached_property
     def stubs(self) -> array[int]:
-        """Addresses of that code for all defined functions."""
+        """Addresses of that code for all defined functions: what closed instances call."""
         return array("Q", range(self._stubs_start, self._stubs_end, _LAZY_STUB.size))
 
     def is_compiled(self, index: int) -> bool:

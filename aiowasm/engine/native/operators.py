@@ -228,7 +228,7 @@ def _call(self: Compiler, op: int, funcidx: int, _index: int) -> None:
     if funcidx < imported:
         self.out += self.stencils.fragment["call_import", "HA", frame, "HB", self.layout.imports + 8 * funcidx]
     else:
-        self.out += self.stencils.fragment["call", "HA", frame, "HB", self.layout.funcs + 8 * (funcidx - imported)]
+        self.out += self.stencils.fragment["call", "HA", frame, "HB", 8 * (funcidx - imported)]
     _results(self, functype)
 
 
@@ -275,7 +275,7 @@ def _return_call(self: Compiler, op: int, funcidx: int, _index: int) -> None:
         self.out += self.stencils.fragment["descriptor_import", "HB", self.layout.imports + 8 * funcidx]
         _tail(self, functype, "tail_through")
     else:
-        _tail(self, functype, "tail", "HB", self.layout.funcs + 8 * (funcidx - imported))
+        _tail(self, functype, "tail", "HB", 8 * (funcidx - imported))
 
 
 @_handles(c.TAIL_INDIRECT)

@@ -7,7 +7,7 @@ r8 slots left, rdi constant pool, r15 instance; rax rcx rdx r10 r11 scratch. Hol
 
 from __future__ import annotations
 
-from aiowasm.engine.native.layout import Activation, Descriptor, Memory, Status, Table
+from aiowasm.engine.native.layout import Activation, Descriptor, Instance, Memory, Status, Table
 from aiowasm.errors import TrapCode
 
 __all__ = ("FRAGMENTS", "ROUTINES")
@@ -134,12 +134,12 @@ FRAGMENTS: dict[str, str] = {
     "loop": f"jmp 1f; 2: call *{Activation.routine('yield')}(%r13); jmp 3f; "
     ".globl loop_head; loop_head: 1: subq $HA,%r14; js 2b; 3:",
     "check": f"subq $HA,%r14; jns 1f; call *{Activation.routine('yield')}(%r13); 1:",
-    "call": "addq $HA,%rbp; call *HB(%r15); .byte 0x48,0x81,0xed; .long HA",
+    "call": f"movq {Instance.FUNCS}(%r15),%rax; addq $HA,%rbp; call *HB(%rax); .byte 0x48,0x81,0xed; .long HA",
     "call_import": "movq HB(%r15),%rax; " + _THROUGH,
     "call_table": _TABLE + _THROUGH,
     "call_reg": f"testq %rbx,%rbx; jne 1f; {_trap(TrapCode.NULL_FUNCTION_REFERENCE)}; 1: movq %rbx,%rax; " + _THROUGH,
     "ret": "addq $HA,%r8; ret",
-    "tail": "addq $HA,%r8; jmp *HB(%r15)",
+    "tail": f"movq {Instance.FUNCS}(%r15),%rax; addq $HA,%r8; jmp *HB(%rax)",
     "descriptor_import": "movq HB(%r15),%rbx",
     "descriptor_table": _TABLE + " movq %rax,%rbx",
     "descriptor_check": f"testq %rbx,%rbx; jne 1f; {_trap(TrapCode.NULL_FUNCTION_REFERENCE)}; 1:",

@@ -33,6 +33,7 @@ from aiowasm.store.activation import CURRENT, MAX_NESTED, MAX_NESTED_SYNC, Activ
 from aiowasm.store.fuel import charge, remaining
 from aiowasm.store.growth import grow, may_grow
 from aiowasm.store.hostcalls import HostBinding
+from aiowasm.store.interrupts import interruptible
 from aiowasm.store.linkage import group_of, link_now
 from aiowasm.store.traces import annotate, without_driver
 
@@ -276,6 +277,7 @@ def _look_at_deadline(activation: Activation) -> None:
         activation.deadline = deadline
 
 
+@interruptible
 async def _refuel(activation: Activation) -> None:
     """Ask for more fuel, where the tanks are used up: exactly where the guest would trap."""
     dry = [tank for tank in activation.tanks if tank.limit is not None and tank.used > tank.limit]
@@ -391,6 +393,7 @@ def _leave_scope(activation: Activation, scope: CancelScope, failure: BaseExcept
     return fresh(activation.exit) if swallowed and activation.exit is not None else failure
 
 
+@interruptible
 async def host_call(activation: Activation) -> None:
     """Await the `async def` function that the guest called, and answer it."""
     execution: Any = activation.execution
@@ -444,6 +447,7 @@ async def wait(activation: Activation) -> None:
     execution.deliver((0 if waiter.woken else 2,))
 
 
+@interruptible
 async def _grow(activation: Activation) -> None:
     execution: Any = activation.execution
     entity, delta, init = execution.arguments
@@ -584,6 +588,7 @@ def run_now(activation: Activation, func: FuncInst, values: tuple[Any, ...], syn
             set_limit(parent)
 
 
+@interruptible
 def _drive_now(activation: Activation, sync_fuel: int) -> tuple[Any, ...]:
     execution: Any = activation.execution
     activation.slice_end = NO_LIMIT

@@ -18,6 +18,8 @@ from weakref import WeakSet
 import anyio
 from anyio.lowlevel import RunVar, checkpoint, current_token
 
+from aiowasm.store.interrupts import protect
+
 __all__ = ("Gate", "Turn", "current_gate", "stepwise")
 
 
@@ -154,7 +156,10 @@ def current_gate() -> Gate:
     """Return the gate of the running event loop."""
     gate = _gate.get(None)
     if gate is None:
-        gate = Gate(current_token().native_token)
+        token = current_token().native_token
+        if type(token).__module__.startswith("trio."):
+            protect()
+        gate = Gate(token)
         _gate.set(gate)
         _gates.add(gate)
     return gate

@@ -13,6 +13,7 @@ from aiowasm.errors import EXIT_CANCELLED, WasmException
 from aiowasm.store.activation import CURRENT, Activation
 from aiowasm.store.caller import Caller
 from aiowasm.store.definitions import HostFunction
+from aiowasm.store.interrupts import interruptible
 from aiowasm.store.linkage import group_of, link_now
 from aiowasm.syntax.types import RefType
 
@@ -72,6 +73,7 @@ def _synchronous(
     single = len(definition.functype.results) == 1
     current = CURRENT.get
 
+    @interruptible
     def host(core: ModuleInst | None, *values: Any) -> Any:
         activation: Activation = current()  # type: ignore[assignment]
         activation.in_host = True

@@ -322,10 +322,12 @@ class Instance:
         hooks, self._hooks = self._hooks, []
         for hook in reversed(hooks):
             self.namespace.run_hook(hook)
-        if self.listeners is not None:
-            self.listeners.close(self, error.exit_code)
-        group.leaving.add(self)
-        group.free()
+        try:
+            if self.listeners is not None:
+                self.listeners.close(self, error.exit_code)
+        finally:
+            group.leaving.add(self)
+            group.free()
 
     def free(self) -> None:
         """Give back what it holds: it is closed and has no frames."""

@@ -31,6 +31,7 @@ from aiowasm.store.handles import Handle
 from aiowasm.store.hostcalls import HostBinding, heard
 from aiowasm.store.hostinstance import host_instance, own
 from aiowasm.store.instance import Instance
+from aiowasm.store.interrupts import interruptible
 from aiowasm.store.limits import Limits
 from aiowasm.store.linkage import acquire, group_of
 from aiowasm.store.linking import resolve
@@ -238,6 +239,7 @@ class Namespace(Generic[D]):
             self._hosts = {source: host for source, host in self._hosts.items() if host is not instance}
             self._names = {name: other for name, other in self._names.items() if other is not instance}
 
+    @interruptible
     async def sources(self, validated: ValidatedModule, imports: Mapping[str, Importable]) -> dict[str, _Source]:
         """Return where each imported module's entities come from.
 
@@ -304,7 +306,7 @@ class Namespace(Generic[D]):
             return
         try:
             hook()
-        except Exception as error:
+        except BaseException as error:  # nothing may keep an instance from being closed
             self._errors.append(error)
 
     def shut(self, exit_code: int, cause: str = "closed") -> None:
@@ -340,12 +342,17 @@ class Namespace(Generic[D]):
             while self._pending:
                 hook = self._pending.pop(0)
                 try:
-                    await hook()
+                    await _awaited(hook)
                 except Exception as error:
                     self._errors.append(error)
         errors, self._errors = self._errors, []
         if errors:
             raise BaseExceptionGroup("errors while closing", errors)
+
+
+@interruptible
+async def _awaited(hook: Callable[[], Any]) -> None:
+    await hook()
 
 
 class _Transaction:

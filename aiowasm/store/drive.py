@@ -30,6 +30,7 @@ from aiowasm.errors import (
     WasmException,
 )
 from aiowasm.store.activation import CURRENT, MAX_NESTED, MAX_NESTED_SYNC, Activation, State
+from aiowasm.store.delays import DELAY_NS, delayed
 from aiowasm.store.fuel import charge, remaining
 from aiowasm.store.growth import grow, may_grow
 from aiowasm.store.hostcalls import HostBinding
@@ -163,6 +164,7 @@ async def go_on(activation: Activation, outcome: Outcome) -> tuple[Any, ...]:
     """Like `run` for a call that has begun and come to *outcome* in its first slice."""
     try:
         activation.state = State.YIELDED
+        _look_at_slice(activation)
         account(activation)
         return await drive(activation, outcome)
     finally:
@@ -236,8 +238,15 @@ def step(activation: Activation) -> Outcome:
     activation.slice_end = activation.gate.deadline
     outcome: Outcome = execution.resume(slice_fuel)
     activation.state = State.YIELDED
+    _look_at_slice(activation)
     account(activation)
     return outcome
+
+
+def _look_at_slice(activation: Activation) -> None:
+    took_ns = perf_counter_ns() - activation.slice_start
+    if took_ns > DELAY_NS:
+        delayed(f"a slice of {activation.instance!r}", took_ns)
 
 
 async def pause(activation: Activation, used: int) -> None:

@@ -15,6 +15,7 @@ from aiowasm.store.drive import go_on, leave, run, run_now, settle, within_timeo
 from aiowasm.store.fuel import Tank
 from aiowasm.store.handles import Handle
 from aiowasm.store.hostcalls import HostBinding
+from aiowasm.store.listeners import Hearing, Listeners
 from aiowasm.store.traces import trim
 from aiowasm.store.values import References, arguments_to_engine, results_to_host
 from aiowasm.syntax.matching import DefType
@@ -22,7 +23,6 @@ from aiowasm.syntax.types import FuncType, RefType
 
 if TYPE_CHECKING:
     from aiowasm.store.instance import Instance
-    from aiowasm.store.listeners import Listeners
     from aiowasm.store.store import Store
 
 
@@ -109,7 +109,7 @@ class Func(Handle[FuncInst]):
                 or group.queue
                 or gate is None
                 or get_ident() != gate.thread
-                or perf_counter_ns() >= gate.deadline
+                or (now := perf_counter_ns()) >= gate.deadline
             ):
                 return await call(self, arguments, parent, None, None)
             # The usual call, written out: this is most of what a short call costs (benchmarks/calls.py).
@@ -126,6 +126,7 @@ class Func(Handle[FuncInst]):
             group.stack.append(activation)
             set_current(activation)
             activation.state = State.RUNNING
+            activation.slice_start = now
             activation.slice_end = gate.deadline
             try:
                 outcome = execution.resume(self._store.fixed_slice or instance.slice_fuel)
@@ -198,21 +199,13 @@ async def _heard(
     timeout: float | None,
 ) -> Any:
     """A call that listeners hear of."""
-    selected = listeners.of(func._entity)
-    for listener in selected:
-        listener.before(func, arguments)
-    try:
+    with Hearing(listeners, func._entity, arguments) as heard:
         if timeout is None:
-            results = func._signature.to_host(await run(activation, func._entity, values))
+            results = await run(activation, func._entity, values)
         else:
-            results = func._signature.to_host(await within_timeout(timeout, activation, func._entity, values))
-    except BaseException as error:
-        for listener in selected:
-            listener.abort(func, error)
-        raise
-    for listener in selected:
-        listener.after(func, results)
-    return results
+            results = await within_timeout(timeout, activation, func._entity, values)
+        heard.results = func._signature.to_host(results)
+    return heard.results
 
 
 def call_now(func: Func, arguments: tuple[Any, ...], parent: Activation | None) -> Any:
@@ -230,18 +223,11 @@ def call_now(func: Func, arguments: tuple[Any, ...], parent: Activation | None) 
     if signature.has_references:
         func._store.link_arguments_now(instance, values)
     activation.sync_fuel = sync_fuel
-    selected = () if instance.listeners is None else instance.listeners.of(func._entity)
-    for listener in selected:
-        listener.before(func, arguments)
-    try:
-        results = signature.to_host(run_now(activation, func._entity, values, sync_fuel))
-    except BaseException as error:
-        for listener in selected:
-            listener.abort(func, error)
-        raise
-    for listener in selected:
-        listener.after(func, results)
-    return results
+    if instance.listeners is None:
+        return signature.to_host(run_now(activation, func._entity, values, sync_fuel))
+    with Hearing(instance.listeners, func._entity, arguments) as heard:
+        heard.results = signature.to_host(run_now(activation, func._entity, values, sync_fuel))
+    return heard.results
 
 
 def alive(activation: Activation | None) -> Activation | None:

@@ -13,6 +13,7 @@ from aiowasm.errors import EXIT_CANCELLED, WasmException
 from aiowasm.store.activation import CURRENT, Activation
 from aiowasm.store.caller import Caller
 from aiowasm.store.definitions import HostFunction
+from aiowasm.store.delays import DELAY_NS, delayed
 from aiowasm.store.interrupts import interruptible
 from aiowasm.store.linkage import group_of, link_now
 from aiowasm.syntax.types import RefType
@@ -89,7 +90,10 @@ def _synchronous(
             raise
         finally:
             activation.in_host = False
-        if activation.stopping or perf_counter_ns() > activation.slice_end:
+        late_ns = perf_counter_ns() - activation.slice_end
+        if activation.stopping or late_ns > 0:
+            if late_ns > DELAY_NS:
+                delayed(f"the host function {instance.name}.{definition.name}", late_ns)
             raise HostReturned(results[0] if single else results)
         return results[0] if single else results
 

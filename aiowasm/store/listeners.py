@@ -6,6 +6,7 @@ They are chosen when a module is instantiated; an instance without listeners pay
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,14 +14,14 @@ if TYPE_CHECKING:
     from aiowasm.store.activation import Activation
     from aiowasm.store.instance import Instance
 
-__all__ = ("Listener", "Listeners")
+__all__ = ("Hearing", "Listener", "Listeners")
 
 
 class Listener:
     """Base class of listeners: override what you want to hear. What a listener raises goes to the caller."""
 
     def select(self, function: Any) -> bool:
-        """Whether to hear of calls of *function*; asked once, when its instance is made."""
+        """Whether to hear of calls of *function*; asked once, before the first of them."""
         return True
 
     def before(self, function: Any, arguments: tuple[Any, ...]) -> None:
@@ -85,3 +86,30 @@ class Listeners:
         activation.told = activation.accounted
         for listener in self.listeners:
             listener.yielded(self.instance, used)
+
+
+class Hearing:
+    """Around one call: its listeners hear of it before and after. `results` is what it returns."""
+
+    __slots__ = ("_arguments", "_function", "_selected", "results")
+
+    def __init__(self, listeners: Listeners | None, func: FuncInst, arguments: tuple[Any, ...]) -> None:
+        self._selected = () if listeners is None else listeners.of(func)
+        if listeners is not None and self._selected:
+            self._function = listeners.instance.store.handle(func)
+        self._arguments = arguments
+        self.results: Any = None
+
+    def __enter__(self) -> Hearing:
+        for listener in self._selected:
+            listener.before(self._function, self._arguments)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for listener in self._selected:
+            if error is None:
+                listener.after(self._function, self.results)
+            else:
+                listener.abort(self._function, error)

@@ -35,7 +35,7 @@ from aiowasm.store.interrupts import interruptible
 from aiowasm.store.limits import Limits
 from aiowasm.store.linkage import acquire, group_of
 from aiowasm.store.linking import resolve
-from aiowasm.store.listeners import Listener, Listeners
+from aiowasm.store.listeners import Hearing, Listener, Listeners
 from aiowasm.store.module import Module
 from aiowasm.store.statistics import Statistics, statistics_of
 from aiowasm.store.traces import trim
@@ -485,11 +485,12 @@ class _Transaction:
                 activation.state = State.QUEUED
                 activation.accounted = activation.resumed_at = 0
                 begin(activation, func, ())
-                try:
-                    await drive(activation)
-                except Exception as error:
-                    error.add_note(f"in the {what} of {self.instance!r}")
-                    raise
+                with Hearing(self.instance.listeners, func, ()):
+                    try:
+                        await drive(activation)
+                    except Exception as error:
+                        error.add_note(f"in the {what} of {self.instance!r}")
+                        raise
                 account(activation)
         finally:
             if CURRENT.get() is activation:

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from aiowasm import Caller, HostModule, Listener, Module, Store, Trap, i32
+from aiowasm import EXIT_CANCELLED, Caller, HostModule, Listener, Module, Store, Trap, i32
 from aiowasm.store.observers import HostCallLogger, Profiler
 
 pytestmark = pytest.mark.anyio
@@ -114,6 +114,21 @@ async def test_others_are_not_heard(engine: str) -> None:
         assert quiet.core is not None
         assert listened.core is not None
         assert quiet.core.funcs[0] is not listened.core.funcs[0]
+
+
+async def test_start_functions_are_heard(engine: str) -> None:
+    recorder = Recorder()
+    text = """(module (import "env" "hook" (func $hook (param i32) (result i32)))
+      (func $start (drop (call $hook (i32.const 1)))) (start $start)
+      (func (export "_initialize") {}))"""
+    async with Store(engine=engine, listeners=[recorder]) as store:
+        await store.instantiate(await Module.from_text(text.format("")), imports={"env": environment()})
+        with pytest.raises(Trap):
+            await store.instantiate(await Module.from_text(text.format("unreachable")), imports={"env": environment()})
+    start = [("before", ()), ("host", "hook"), ("after", None)]
+    once = [*start, ("before", ()), ("after", None)]
+    heard = [what for what in recorder.heard if what[0] != "yielded"]
+    assert heard == [*once, *start, ("before", ()), ("abort", Trap), ("close", EXIT_CANCELLED), ("close", 0)]
 
 
 async def test_a_profile_of_fuel(engine: str, tmp_path: Path) -> None:

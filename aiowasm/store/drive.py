@@ -469,6 +469,8 @@ async def _grow(activation: Activation) -> None:
         granted = bool(await limiter(activation.instance, entity, delta))
         await resumed(activation)
     execution.deliver((grow(entity, delta, init) if granted else -1,))
+    if perf_counter_ns() >= activation.gate.deadline:
+        await _yield(activation)
 
 
 def _ended(activation: Activation, outcome: Outcome) -> NoReturn:

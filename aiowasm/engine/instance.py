@@ -5,6 +5,7 @@ Instances hold entities directly; there are no store addresses. Knows nothing of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -80,12 +81,13 @@ class ModuleInst:
         self.state: Any = None
         self.deftypes: list[DefType] = validated.deftypes
         self.funcs = Functions(self)
-        self.tables: list[TableInst] = []
-        self.mems: list[MemInst] = []
-        self.globals: list[GlobalInst] = []
-        self.tags: list[TagInst] = []
-        self.elems: list[ElemInst] = []
-        self.datas: list[DataInst] = []
+        # Empty tuples take nothing.
+        self.tables: Sequence[TableInst] = ()
+        self.mems: Sequence[MemInst] = ()
+        self.globals: Sequence[GlobalInst] = ()
+        self.tags: Sequence[TagInst] = ()
+        self.elems: Sequence[ElemInst] = ()
+        self.datas: Sequence[DataInst] = ()
 
     def own_funcs(self) -> list[FuncInst]:
         """Return the functions it defines, as far as anybody has asked for them."""

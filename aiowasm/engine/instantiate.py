@@ -58,28 +58,28 @@ class _Instantiation:
 
     def allocate(self, imports: Sequence[Import]) -> None:
         instance, module, validated = self.instance, self.module, self.validated
-        spaces: dict[type, list[Any]] = {
-            TableInst: instance.tables,
-            MemInst: instance.mems,
-            GlobalInst: instance.globals,
-            TagInst: instance.tags,
-        }
+        tables, mems, globals_, tags = list[TableInst](), list[MemInst](), list[GlobalInst](), list[TagInst]()
+        spaces: dict[type, list[Any]] = {TableInst: tables, MemInst: mems, GlobalInst: globals_, TagInst: tags}
         for entity in imports:
             if isinstance(entity, FuncInst):
                 instance.funcs[len(instance.funcs)] = entity
             else:
                 # Engines have classes of their own for some of them.
                 next(space for kind, space in spaces.items() if isinstance(entity, kind)).append(entity)
-        instance.mems.extend(self.engine.memory(memtype, self.bounds.memory_nbytes) for memtype in module.mems)
-        instance.tags.extend(TagInst(deftype) for deftype in validated.tags[len(instance.tags) :])
+        mems.extend(self.engine.memory(memtype, self.bounds.memory_nbytes) for memtype in module.mems)
+        tags.extend(TagInst(deftype) for deftype in validated.tags[len(tags) :])
+        instance.mems, instance.tags = tuple(mems), tuple(tags)
+        instance.globals = globals_  # initialisers refer to those before them
         for definition in module.globals:
-            globaltype = validated.globals[len(instance.globals)]
+            globaltype = validated.globals[len(globals_)]
             value = self.value(definition.init, globaltype.valtype)
-            instance.globals.append(self.engine.global_(globaltype, value))
+            globals_.append(self.engine.global_(globaltype, value))
+        instance.globals = tuple(globals_)
         for table in module.tables:
-            tabletype = validated.tables[len(instance.tables)]
+            tabletype = validated.tables[len(tables)]
             init = None if table.init is None else self.value(table.init, tabletype.reftype)
-            instance.tables.append(self.engine.table(tabletype, init, self.bounds.table_elements))
+            tables.append(self.engine.table(tabletype, init, self.bounds.table_elements))
+        instance.tables = tuple(tables)
         self.engine.bind(instance)
 
     def references(self, elem: Elem, elemidx: int) -> tuple[Any, ...]:
@@ -90,9 +90,11 @@ class _Instantiation:
 
     def segments(self) -> None:
         instance, module, validated = self.instance, self.module, self.validated
-        for elemidx, elem in enumerate(module.elems):
-            instance.elems.append(ElemInst(validated.elems[elemidx], self.references(elem, elemidx)))
-        instance.datas.extend(DataInst(data.init) for data in module.datas)
+        instance.elems = tuple(
+            ElemInst(validated.elems[elemidx], self.references(elem, elemidx))
+            for elemidx, elem in enumerate(module.elems)
+        )
+        instance.datas = tuple(DataInst(data.init) for data in module.datas)
 
     def initialise(self) -> None:
         instance, module = self.instance, self.module

@@ -69,6 +69,10 @@ class Waiter:
                 del self.memory.waiters[self.address]
 
 
+_NO_WAITERS: Final[dict[int, list[Waiter]]] = {}
+"""What memories have that nobody waits at, which are nearly all."""
+
+
 class MemInst:
     """A memory of type `memtype`, whose minimum is the current size in pages.
 
@@ -109,7 +113,7 @@ class MemInst:
     def __init__(self, memtype: MemType, max_nbytes: int = DEFAULT_MAX_NBYTES) -> None:
         self.asks = False
         self.owner: object = None
-        self.waiters: dict[int, list[Waiter]] = {}
+        self.waiters = _NO_WAITERS
         self.addrtype = memtype.addrtype
         self.maximum = memtype.limits.maximum
         self.shared = memtype.shared
@@ -208,6 +212,8 @@ class MemInst:
     def wait(self, address: int) -> Waiter:
         """Register one more waiter at *address*: the caller suspends until it is woken, or cancels it."""
         waiter = Waiter(self, address)
+        if not self.waiters:
+            self.waiters = {}
         self.waiters.setdefault(address, []).append(waiter)
         return waiter
 

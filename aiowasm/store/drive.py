@@ -134,7 +134,7 @@ def _give_back(activation: Activation) -> None:
     if gate.holder is activation:
         gate.release(activation)
     if activation.parked is not None:
-        activation.parked.parked.discard(activation)
+        activation.parked.unpark(activation)
         activation.parked.free()
     else:
         activation.instance.group.leave(activation)
@@ -339,7 +339,7 @@ async def _unpark(activation: Activation) -> None:
     instance = activation.instance
     if not instance.group.try_enter(activation) and not await instance.group.enter(activation, NO_LIMIT):
         raise fresh(activation.exit or ExitError(EXIT_CANCELLED))
-    instance.group.parked.discard(activation)
+    instance.group.unpark(activation)
     activation.parked = None
 
 

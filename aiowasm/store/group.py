@@ -6,6 +6,7 @@ activation may go on top if the stack is empty, or if the top one is inside a ho
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import count
 from threading import get_ident
 from typing import TYPE_CHECKING
@@ -41,15 +42,16 @@ class Group:
 
     __slots__ = ("leaving", "members", "parked", "queue", "serial", "stack")
 
-    def __init__(self) -> None:
+    def __init__(self, member: Instance) -> None:
+        # An empty deque takes 600 bytes, a set 200, and most groups have one member and nobody who waits.
         self.serial = next(_serial)
         """The order in which the locks of several groups are taken."""
-        self.members: set[Instance] = set()
+        self.members: Collection[Instance] = (member,)
         self.stack: list[Activation] = []
-        self.queue: list[_Waiter] = []  # an empty deque takes 600 bytes, and most queues stay empty
-        self.parked: set[Activation] = set()
+        self.queue: list[_Waiter] = []
+        self.parked: tuple[Activation, ...] = ()
         """Activations that have given the group away while they are in a host function."""
-        self.leaving: set[Instance] = set()
+        self.leaving: tuple[Instance, ...] = ()
         """Members that are closed while activations with frames in them have not left yet."""
 
     def admits(self, activation: Activation) -> bool:
@@ -163,8 +165,19 @@ class Group:
 
     def park(self, activation: Activation) -> None:
         """Let others in while *activation* is in a host function; its frames stay."""
-        self.parked.add(activation)
+        self.parked = (*self.parked, activation)
         self.leave(activation)
+
+    def unpark(self, activation: Activation) -> None:
+        """*activation* has the group again, or is over."""
+        self.parked = tuple(parked for parked in self.parked if parked is not activation)
+
+    def remove(self, member: Instance) -> None:
+        """*member* is closed and shares nothing any more."""
+        if isinstance(self.members, set):
+            self.members.discard(member)
+        elif member in self.members:
+            self.members = ()
 
     def wake(self) -> None:
         """Grant a place to the first waiter that may have it."""
@@ -178,8 +191,10 @@ class Group:
 
     def free(self) -> None:
         """Free the members that are closed and no longer have frames."""
-        for instance in [member for member in self.leaving if not self.has_frames(member)]:
-            self.leaving.discard(instance)
+        free = [member for member in self.leaving if not self.has_frames(member)]
+        if free:
+            self.leaving = tuple(member for member in self.leaving if member not in free)
+        for instance in free:
             instance.free()
 
     def has_frames(self, instance: Instance) -> bool:
@@ -195,20 +210,22 @@ def merge(groups: list[Group]) -> Group:
             continue
         for instance in group.members:
             instance.group = target
-        target.members |= group.members
-        target.leaving |= group.leaving
+        if not isinstance(target.members, set):
+            target.members = set(target.members)
+        target.members.update(group.members)
+        target.leaving += group.leaving
         target.stack.extend(activation for activation in group.stack if activation not in target.stack)
         target.queue.extend(group.queue)
         for parked in group.parked:
             parked.parked = target
-        target.parked |= group.parked
+        target.parked += group.parked
         for waiter in group.queue:
             waiter.activation.waits_for = target
         for activation in group.stack:
             if activation.groups:
                 renamed = (target if held is group else held for held in activation.groups)
                 activation.groups = tuple(dict.fromkeys(renamed))
-        group.members, group.leaving = set(), set()
+        group.members = group.leaving = ()
         group.stack, group.queue = [], []
     target.stack.sort(key=lambda activation: activation.depth)
     target.queue.sort(key=lambda waiter: waiter.arrived)

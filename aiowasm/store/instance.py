@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ("Exports", "Instance", "View")
 
-_INSTANCE: Any = object()  # no export has a name that is no string
-
 _HANDLES: dict[type, Any] = {FuncInst: Func, MemInst: Memory, TableInst: Table, GlobalInst: Global, TagInst: Tag}
 
 
@@ -44,8 +42,12 @@ class Exports:
     are Python's, are items only).
     """
 
+    __slots__ = ("__dict__", "__instance__")
+
+    __instance__: Instance
+
     def __init__(self, instance: Instance) -> None:
-        self.__dict__[_INSTANCE] = instance
+        object.__setattr__(self, "__instance__", instance)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -57,7 +59,7 @@ class Exports:
         handles = self.__dict__
         handle = handles.get(name)
         if handle is None:
-            instance: Instance = handles[_INSTANCE]
+            instance = self.__instance__
             entity = instance.exported(name)
             if entity is None:
                 raise KeyError(f"{instance!r} exports no {name!r}")
@@ -68,13 +70,13 @@ class Exports:
         raise AttributeError("exports cannot be set")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.__dict__[_INSTANCE].export_names)
+        return iter(self.__instance__.export_names)
 
     def __len__(self) -> int:
-        return len(self.__dict__[_INSTANCE].export_names)
+        return len(self.__instance__.export_names)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.__dict__[_INSTANCE].export_names
+        return name in self.__instance__.export_names
 
     def __dir__(self) -> list[str]:
         return list(self)
@@ -162,10 +164,9 @@ class Instance:
         self.weight = 1
         self.interleave = False
         self.listeners: Listeners | None = None
-        self.group = Group()
-        self.group.members.add(self)
+        self.group = Group(self)
         self._exports: Exports | None = None
-        self._hooks: list[Callable[[], object]] = []
+        self._hooks: tuple[Callable[[], object], ...] = ()
         self._ended: anyio.Event | None = None
 
     def __repr__(self) -> str:
@@ -303,7 +304,7 @@ class Instance:
         A hook may be `async def`: it is then awaited by `aclose` of the instance, its namespace or its store.
         """
         self.check()
-        self._hooks.append(hook)
+        self._hooks = (*self._hooks, hook)
 
     def shut(self, exit_code: int, cause: str = "") -> None:
         """Close it, on the loop's own thread: at once, synchronously, and only the first time."""
@@ -319,14 +320,14 @@ class Instance:
         for activation in (*group.stack, *group.parked, *(waiter.activation for waiter in group.queue)):
             if activation.runs_in(self):
                 activation.stop(error)
-        hooks, self._hooks = self._hooks, []
+        hooks, self._hooks = self._hooks, ()
         for hook in reversed(hooks):
             self.namespace.run_hook(hook)
         try:
             if self.listeners is not None:
                 self.listeners.close(self, error.exit_code)
         finally:
-            group.leaving.add(self)
+            group.leaving = (*group.leaving, self)
             group.free()
 
     def free(self) -> None:
@@ -343,7 +344,7 @@ class Instance:
             self.heap.close()
             self.account.give_instance()
         if not self.kept:
-            self.group.members.discard(self)
+            self.group.remove(self)
         if self._ended is not None:
             self._ended.set()
 
@@ -399,4 +400,4 @@ def _disown(entity: object, instance: Instance) -> None:
     if owner is not instance:
         owner.kept -= 1
         if owner.freed and not owner.kept:
-            owner.group.members.discard(owner)
+            owner.group.remove(owner)

@@ -478,6 +478,8 @@ class _Transaction:
         initialize = self.instance.exported("_initialize")
         if isinstance(initialize, FuncInst) and initialize.deftype.comptype == FuncType((), ()):
             functions.append((initialize, "_initialize"))
+        if not functions:
+            return
         previous = CURRENT.get()
         CURRENT.set(activation)
         try:

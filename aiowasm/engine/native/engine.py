@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from array import array
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary, ref
@@ -77,14 +78,13 @@ _serials = count(1)
 class NativeInstance:
     """What generated code sees of a module instance: a block of pointers at `address`."""
 
-    __slots__ = ("__weakref__", "_block", "_descriptors", "_shut", "address", "code", "instance")
+    __slots__ = ("__weakref__", "_block", "_shut", "address", "code", "instance")
 
     def __init__(self, instance: ModuleInst, code: ModuleCode) -> None:
         self.instance = ref(instance)
         self.code = code
-        self._block = (ctypes.c_uint64 * (code.layout.nbytes // 8))()
-        self.address = ctypes.addressof(self._block)
-        self._descriptors: dict[int, Any] = {}
+        self._block = array("Q", bytes(code.layout.nbytes))
+        self.address = self._block.buffer_info()[0]
         self._shut = False
 
     def fill(self, instance: ModuleInst, engine: Native) -> None:
@@ -115,43 +115,56 @@ class NativeInstance:
         Returns its address.
         """
         entry = self.code.entries[index]
-        descriptor = self._descriptors.get(index)
-        if descriptor is not None:
-            descriptor[Descriptor.CODE // 8] = entry
+        instance = self.instance()
+        func = None if instance is None else instance.funcs.get(self.code.validated.nimported_funcs + index)
+        known = None if func is None else _known(func)
+        if known is not None:
+            known.block[Descriptor.CODE // 8] = entry
         return entry
 
-    def describe(self, func: FuncInst, index: int) -> Any:
+    def describe(self, func: FuncInst, index: int) -> array[int]:
         """A descriptor of the defined function *index*."""
         entry = self.code.stub(index) if self._shut else self.code.entries[index]
-        descriptor = (ctypes.c_uint64 * (Descriptor.NBYTES // 8))(entry, id(func.deftype), self.address, 0)
-        self._descriptors[index] = descriptor
-        return descriptor
+        return array("Q", (entry, id(func.deftype), self.address, 0))
 
-    def shut(self) -> None:
+    def shut(self, instance: ModuleInst) -> None:
         """Let every later call of a function come back to Python, which looks at the instance's error."""
         self._shut = True
         self._block[Instance.FUNCS // 8] = self.code.stubs.buffer_info()[0]
-        for index, descriptor in self._descriptors.items():
-            descriptor[Descriptor.CODE // 8] = self.code.stub(index)
+        for func in instance.own_funcs():
+            known = _known(func)
+            if known is not None:
+                known.block[Descriptor.CODE // 8] = self.code.stub(
+                    (func.funcidx or 0) - self.code.validated.nimported_funcs
+                )
 
 
 class NativeFunction:
     """What the cell of a function has for this engine: its descriptor, and how its values get into slots."""
 
-    __slots__ = ("_block", "address", "functype", "params", "results", "serial", "slots")
+    __slots__ = ("address", "block", "functype", "params", "results", "serial", "slots")
 
-    def __init__(self, func: FuncInst, block: Any) -> None:
+    def __init__(self, func: FuncInst, block: array[int]) -> None:
         comptype = func.deftype.comptype
         if not isinstance(comptype, FuncType):
             raise LinkError("a function without a function type")
-        self._block = block
-        self.address = ctypes.addressof(block)
+        self.block = block
+        """The descriptor."""
+        self.address = block.buffer_info()[0]
         self.functype = comptype
         self.params = codec(comptype.params)
         self.results = codec(comptype.results)
         self.slots = slots_of(comptype.params)
         self.serial = 0
         """Of the engine that knows the address; functions of the host may be used by several."""
+
+
+def _known(func: FuncInst) -> NativeFunction | None:
+    try:
+        known = func.cell.cell_contents
+    except ValueError:  # an empty cell
+        return None
+    return known if isinstance(known, NativeFunction) else None
 
 
 class Native:
@@ -220,7 +233,7 @@ class Native:
     def close(self, instance: ModuleInst, error: Exception) -> None:
         """Make every later call of the functions of *instance* end with *error*."""
         instance.error = error
-        self.native(instance).shut()
+        self.native(instance).shut(instance)
 
     # For executions and entities
 
@@ -238,13 +251,10 @@ class Native:
 
     def function(self, func: FuncInst) -> NativeFunction:
         """Return what this engine keeps of *func*, which lives as long as *func* does."""
-        try:
-            known = func.cell.cell_contents
-        except ValueError:  # an empty cell
-            known = None
-        if not isinstance(known, NativeFunction):
+        known = _known(func)
+        if known is None:
             if func.instance is None or func.funcidx is None:
-                block = (ctypes.c_uint64 * (Descriptor.NBYTES // 8))(0, id(func.deftype), 0, 0)
+                block = array("Q", (0, id(func.deftype), 0, 0))
             else:
                 index = func.funcidx - func.instance.validated.nimported_funcs
                 block = self.native(func.instance).describe(func, index)

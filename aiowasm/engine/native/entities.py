@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from array import array
 from types import CellType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,8 +40,8 @@ class NativeMemory(MemInst):
 
     def __init__(self, memtype: MemType, max_nbytes: int) -> None:
         super().__init__(memtype, max_nbytes)
-        self._block = (ctypes.c_uint64 * 2)()
-        self.address = ctypes.addressof(self._block)
+        self._block = array("Q", (0, 0))
+        self.address = self._block.buffer_info()[0]
         self._guarded = 0
         self._publish()
 
@@ -76,8 +77,8 @@ class NativeTable(TableInst):
     def __init__(self, tabletype: TableType, init: Reference, max_elements: int, engine: Native) -> None:
         super().__init__(tabletype, init, max_elements)
         self._engine = engine
-        self._block = (ctypes.c_uint64 * 2)()
-        self.address = ctypes.addressof(self._block)
+        self._block = array("Q", (0, 0))
+        self.address = self._block.buffer_info()[0]
         self._mirror: Any = None
         self._resize()
         self._reflect(0, len(self.elements))
@@ -152,8 +153,8 @@ class NativeGlobal(GlobalInst):
         super().__init__(globaltype, value)
         self._engine = engine
         self._functions = isinstance(globaltype.valtype, RefType) and is_function_type(globaltype.valtype)
-        self._block = (ctypes.c_uint64 * 2)()
-        self.address = ctypes.addressof(self._block)
+        self._block = array("Q", (0, 0))
+        self.address = self._block.buffer_info()[0]
         if isinstance(globaltype.valtype, NumType):
             self._block[0], self._block[1] = to_slots(globaltype.valtype, value)
             if globaltype.mutable:

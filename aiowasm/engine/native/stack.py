@@ -29,7 +29,7 @@ _RESERVE_NBYTES: Final = 1 << 16  # signal frames run on the current stack (11 K
 _SLOT_NBYTES: Final = 16  # a v128 counts as one slot
 _FRAME_NBYTES: Final = 32  # a return address; a frame that crossed instances has three more
 _POOLED: Final = 16
-_WAITING: Final = 256
+_WAITING: Final = 128
 _SP: Final = Activation.GUEST_SP // 8
 _PROT_NONE: Final = 0
 

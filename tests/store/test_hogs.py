@@ -76,12 +76,12 @@ async def test_equal_guests_get_equal_shares(engine: str) -> None:
 async def test_worker_threads_go_on_while_guests_spin(engine: str) -> None:
     async with Store(engine=engine) as store:
         guest = await store.instantiate(await Module.from_text(HOGS.format(pages=1)), imports={"env": environment()})
-        seen: list[int] = []
+        seen: set[int] = set()
         with anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(guest.exports.spin)
                 for _ in range(20):
-                    seen.append(await anyio.to_thread.run_sync(threading.get_ident))
+                    seen.add(await anyio.to_thread.run_sync(threading.get_ident))
                 tasks.cancel_scope.cancel()
         assert threading.get_ident() not in seen
 

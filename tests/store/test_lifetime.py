@@ -484,4 +484,5 @@ def test_debug_mode_warns_of_nothing(engine: str) -> None:
         """
     )
     assert done.stdout == "done\n"
-    assert not done.stderr, done.stderr
+    # How long the machine takes to import and to get round to it is another matter.
+    assert not [line for line in done.stderr.splitlines() if not line.startswith("Executing ")], done.stderr

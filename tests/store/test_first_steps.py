@@ -21,6 +21,7 @@ from aiowasm import (
     i32,
     u64,
 )
+from tests.store.waiting import deadline_when, until
 
 pytestmark = pytest.mark.anyio
 
@@ -112,7 +113,7 @@ async def test_a_trap_leaves_the_instance_open(engine: str) -> None:
 async def test_a_spinning_guest_is_cancelled_and_closed(engine: str) -> None:
     async with Store(engine=engine) as store:
         plugin = await store.instantiate(await Module.from_text(PLUGIN), imports={"env": environment()})
-        with anyio.move_on_after(0.05) as scope:
+        async with deadline_when(lambda: plugin.fuel_consumed > 0) as scope:
             await plugin.exports.spin()
         assert scope.cancelled_caught
         assert plugin.exit_code == EXIT_DEADLINE
@@ -122,7 +123,7 @@ async def test_a_spinning_guest_is_cancelled_and_closed(engine: str) -> None:
         other = await store.instantiate(await Module.from_text(PLUGIN), imports={"env": environment()})
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(other.exports.spin)
-            await anyio.sleep(0.01)
+            await until(lambda: other.fuel_consumed > 0)
             tasks.cancel_scope.cancel()
         assert other.exit_code == EXIT_CANCELLED
 
@@ -135,7 +136,7 @@ async def test_fuel_and_time_of_one_call(engine: str) -> None:
         assert 1000 < plugin.fuel_consumed < 1010
         assert plugin.exit_code is None
         with pytest.raises(DeadlineError):
-            await plugin.call("spin", timeout=0.02)
+            await plugin.call("spin", timeout=0.2)
         assert plugin.exit_code == EXIT_DEADLINE
 
 

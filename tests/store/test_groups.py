@@ -29,6 +29,7 @@ from aiowasm import (
     funcref,
     i32,
 )
+from tests.store.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -82,20 +83,8 @@ class Setup:
         return await self.store.instantiate(module, name=name, imports={"env": self.env}, **options)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
-        while not condition():
-            await anyio.sleep(0.001)
-
-
 def idle(*instances: Instance) -> bool:
     return not any(i.group.stack or i.group.queue or i.group.parked for i in instances)
-
-
-@pytest.fixture(autouse=True)
-async def watchdog() -> Any:
-    """Nothing here may hang: a deadlock is a failure after two seconds (per step, see `until` and `fail_after`)."""
-    return
 
 
 async def test_instances_run_concurrently_and_calls_of_one_queue(engine: str) -> None:
@@ -321,6 +310,42 @@ async def test_cancelling_the_holder_with_many_queued(engine: str) -> None:
         assert idle(guest)
 
 
+async def test_callers_of_other_members_proceed_when_the_holder_s_instance_is_closed(engine: str) -> None:
+    setup = Setup(engine)
+    async with setup.store:
+        library = await setup.guest("library")
+        user = await setup.store.instantiate(
+            await Module.from_text(
+                """(module (import "library" "memory" (memory 1))
+                (func (export "id") (param i32) (result i32) (local.get 0)))"""
+            )
+        )
+        scope = anyio.CancelScope()
+        outcomes: dict[str, list[object]] = {"library": [], "user": []}
+
+        async def holder() -> None:
+            with scope:
+                await library.exports.spin()
+
+        async def call(instance: Instance, name: str) -> None:
+            try:
+                outcomes[name].append(await instance.exports.id(1))
+            except ExitError as error:
+                outcomes[name].append(error.exit_code)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(holder)
+            await until(lambda: bool(library.group.stack))
+            for _ in range(50):
+                tasks.start_soon(call, library, "library")
+                tasks.start_soon(call, user, "user")
+            await until(lambda: len(library.group.queue) == 100)
+            scope.cancel()
+        assert outcomes == {"library": [EXIT_CANCELLED] * 50, "user": [1] * 50}
+        assert user.exit_code is None
+        assert idle(user)
+
+
 # Nested calls
 
 
@@ -459,14 +484,15 @@ async def test_an_outer_cancellation_closes_every_level_once(engine: str) -> Non
         async def later(caller: Caller[None], value: int) -> Any:
             try:
                 if value == 2:
-                    await anyio.sleep(30)
+                    scope.cancel()
+                    await anyio.sleep_forever()
                 return await guests[value + 1].exports.later(value + 1)
             except BaseException as error:
                 seen.append(error)
                 raise
 
         setup.later = later
-        with anyio.move_on_after(0.02) as scope:
+        with anyio.CancelScope() as scope:
             await guests[0].exports.later(0)
         assert scope.cancelled_caught
         assert closed == ["2", "1", "0"]
@@ -479,10 +505,11 @@ async def test_a_background_child_outlives_the_host_call(engine: str) -> None:
     async with setup.store:
         guest = await setup.guest()
         results = []
+        over = anyio.Event()
         async with anyio.create_task_group() as outer:
 
             async def background() -> None:
-                await anyio.sleep(0.01)
+                await over.wait()
                 results.append(await guest.exports.id(3))
 
             async def later(caller: Caller[None], value: int) -> int:
@@ -492,6 +519,7 @@ async def test_a_background_child_outlives_the_host_call(engine: str) -> None:
             setup.later = later
             with anyio.fail_after(2):
                 assert await guest.exports.later(1) == 1
+                over.set()
                 await until(lambda: results == [3])
         assert idle(guest)
 
@@ -518,7 +546,7 @@ async def test_the_outer_call_waits_for_a_nested_one_that_outlives_its_host_call
                 return value
 
             async def set_soon() -> None:
-                await anyio.sleep(0.01)
+                await until(lambda: guest.group.stack[0].ended is not None)  # the outer call waits for it
                 free.set()
 
             setup.later = later
@@ -626,21 +654,24 @@ async def test_the_shadow_stack_is_safe_unless_interleaving_is_asked_for(engine:
     async with setup.store:
         for interleave, intact in ((False, True), (True, False)):
             guest = await setup.guest(interleave=interleave)
-            turn = 0
             events = [anyio.Event(), anyio.Event()]
+            results: list[int] = []
 
-            async def later(caller: Caller[None], value: int, events: Any = events) -> int:
-                if value == 0:
-                    with anyio.move_on_after(0.02):
-                        await events[0].wait()
+            async def later(
+                caller: Caller[None], value: int, events: Any = events, interleave: bool = interleave
+            ) -> int:
+                if not interleave:
+                    await until(lambda: value == 1 or bool(caller.instance.group.queue))
+                elif value == 0:  # the first call returns while the second is in its frame
+                    await events[0].wait()
+                    events[1].set()
                 else:
                     events[0].set()
-                    with anyio.move_on_after(0.02):
-                        await events[1].wait()
+                    await events[1].wait()
+                    await until(lambda: bool(results))  # noqa: B023
                 return value
 
             setup.later = later
-            results: list[int] = []
 
             async def call(value: int, guest: Instance = guest, results: list[int] = results) -> None:
                 results.append(await guest.exports.frame(value))
@@ -650,7 +681,6 @@ async def test_the_shadow_stack_is_safe_unless_interleaving_is_asked_for(engine:
                 await until(lambda guest=guest: bool(guest.group.stack or guest.group.parked))
                 tasks.start_soon(call, 1)
             assert (results == [1, 1]) is intact
-            assert turn == 0
             assert idle(guest)
 
 

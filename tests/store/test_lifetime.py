@@ -32,6 +32,7 @@ from aiowasm import (
     i32,
 )
 from aiowasm.store.gate import current_gate
+from tests.store.waiting import deadline_when
 
 pytestmark = pytest.mark.anyio
 
@@ -174,24 +175,49 @@ async def test_closed_at_every_checkpoint(engine: str) -> None:
 
 
 async def test_a_deadline_that_expires_inside_a_slice(engine: str) -> None:
+    env = HostModule("env")
+
+    @env.function
+    def expire() -> None:
+        scope.deadline = anyio.current_time() + 0.02
+
     async with Store(engine=engine, fixed_slice=300_000) as store:
-        module = await Module.from_text('(module (func (export "spin") (loop (br 0))))')
-        guest = await store.instantiate(module)
-        with anyio.move_on_after(0.002) as scope:
-            await guest.exports.spin()
+        module = await Module.from_text(
+            """(module (import "env" "expire" (func $expire))
+            (func (export "expire_and_spin") (call $expire) (loop (br 0))))"""
+        )
+        guest = await store.instantiate(module, imports={"env": env})
+        with anyio.CancelScope() as scope:
+            await guest.exports.expire_and_spin()
         assert scope.cancelled_caught
         assert guest.exit_code == EXIT_DEADLINE
-        guest = await store.instantiate(module)
-        with pytest.raises(TimeoutError), anyio.fail_after(0.002):
-            await guest.exports.spin()
+        guest = await store.instantiate(module, imports={"env": env})
+        with pytest.raises(TimeoutError):
+            with anyio.fail_after(30) as scope:
+                await guest.exports.expire_and_spin()
         assert guest.exit_code == EXIT_DEADLINE
+
+
+async def test_a_deadline_that_is_over_at_entry_touches_nothing(engine: str) -> None:
+    """4."""
+    async with Store(engine=engine, strict_checkpoints=True) as store:
+        guest = await store.instantiate(await Module.from_text('(module (func (export "spin") (loop (br 0))))'))
+        for seconds in (0, -1):
+            with anyio.move_on_after(seconds) as scope:
+                await guest.exports.spin()
+            assert scope.cancelled_caught
+        assert guest.exit_code is None
+        assert guest.fuel_consumed == 0
 
 
 async def test_a_group_of_cancellation_and_errors_of_a_host_s_tasks(engine: str) -> None:
     script = Script(engine)
     failures: list[BaseException] = []
+    begun = False
 
     async def fail_late() -> None:
+        nonlocal begun
+        begun = True
         try:
             await anyio.sleep(30)
         finally:
@@ -214,7 +240,7 @@ async def test_a_group_of_cancellation_and_errors_of_a_host_s_tasks(engine: str)
 
     async with script.store as store:
         guest = await store.instantiate(await Module.from_text(GUEST), imports={"env": env})
-        with anyio.move_on_after(0.02):
+        async with deadline_when(lambda: begun):
             try:
                 await guest.exports.later(5)
             except BaseException as error:

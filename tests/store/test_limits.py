@@ -21,6 +21,7 @@ from aiowasm import (
     i32,
 )
 from aiowasm.features import WASM_1
+from tests.store.waiting import deadline_when, until
 
 pytestmark = pytest.mark.anyio
 
@@ -54,7 +55,8 @@ LOOP = """(module
       (else (i32.add (call $fib (i32.sub (local.get 0) (i32.const 1)))
                      (call $fib (i32.sub (local.get 0) (i32.const 2)))))))
   (func (export "fill") (param i32) (memory.fill (i32.const 0) (i32.const 1) (local.get 0)))
-  (func (export "later") (param i32) (result i32) (call $later (local.get 0))))"""
+  (func (export "later") (param i32) (result i32) (call $later (local.get 0)))
+  (func (export "later_and_spin") (drop (call $later (i32.const 1))) (loop (br 0))))"""
 
 
 def environment(body: Any = None) -> HostModule:
@@ -283,21 +285,21 @@ async def test_refuelling_in_place(engine: str) -> None:
         assert info.value.frames
         assert guest.exit_code is None
         assert calls == 4
+    refuelled = anyio.Event()
+
+    async def body(caller: Caller[Any], value: int) -> int:
+        await refuelled.wait()
+        return value
+
     async with Store(engine=engine, limits=Limits(fuel=1000)) as store:
-        guest = await store.instantiate(await Module.from_text(LOOP), imports={"env": environment()})
+        guest = await store.instantiate(await Module.from_text(LOOP), imports={"env": environment(body)})
         async with anyio.create_task_group() as tasks:
-
-            async def refuel() -> None:
-                store.add_fuel(10**10)  # more than machine code uses in the time given
-                await anyio.sleep(0)
-
-            async def body() -> None:
-                with anyio.move_on_after(0.05):
-                    await guest.exports.later(1)
-                    await guest.exports.spin()
-
-            tasks.start_soon(body)
-            tasks.start_soon(refuel)
+            tasks.start_soon(guest.exports.later_and_spin)
+            await until(lambda: bool(guest.group.stack))
+            store.add_fuel(1 << 60)  # in flight: the guest waits in a host function
+            refuelled.set()
+            await until(lambda: guest.fuel_consumed > 1000)
+            tasks.cancel_scope.cancel()
         assert guest.fuel_consumed > 1000
 
 
@@ -392,7 +394,7 @@ async def test_waiting_for_a_notification(engine: str) -> None:
                 while await waker.exports.notify() == 0:
                     await anyio.sleep(0.001)
         assert results == [0]
-        with anyio.move_on_after(0.01) as scope:
+        async with deadline_when(lambda: bool(waiter.group.stack) and waiter.group.stack[0].in_host) as scope:
             await waiter.exports.wait(-1)
         assert scope.cancelled_caught
         assert waiter.exit_code is not None

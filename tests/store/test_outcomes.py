@@ -29,6 +29,7 @@ from aiowasm import (
     WasmException,
     i32,
 )
+from tests.store.waiting import deadline_when, until
 
 pytestmark = pytest.mark.anyio
 
@@ -80,12 +81,6 @@ class Setup:
         return await self.store.instantiate(await Module.from_text(GUEST), name=name, imports={"env": self.env})
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
-        while not condition():
-            await anyio.sleep(0.001)
-
-
 def idle(instance: Instance) -> bool:
     return not instance.group.stack and not instance.group.queue and not instance.group.parked
 
@@ -115,7 +110,7 @@ async def test_close_on_trap(engine: str) -> None:
 
 
 async def test_timeouts_close_with_their_code(engine: str) -> None:
-    setup = Setup(engine, limits=Limits(timeout=0.05))
+    setup = Setup(engine, limits=Limits(timeout=0.3))
     async with setup.store:
         for name, arguments in (("spin", ()), ("later", (1,))):
             guest = await setup.guest()
@@ -322,8 +317,7 @@ async def test_cancellation_in_a_slice_and_in_a_host_await(engine: str) -> None:
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(call)
-                await until(lambda guest=guest: bool(guest.group.stack))
-                await anyio.sleep(0.005)
+                await until(lambda guest=guest: guest.fuel_consumed > 0)
                 tasks.cancel_scope.cancel()
             assert isinstance(seen[0], anyio.get_cancelled_exc_class())
             assert guest.exit_code == EXIT_CANCELLED
@@ -334,7 +328,7 @@ async def test_unwinding_keeps_instances_open(engine: str) -> None:
     setup = Setup(engine, on_cancel="unwind")
     async with setup.store:
         guest = await setup.guest()
-        with anyio.move_on_after(0.02) as scope:
+        async with deadline_when(lambda: guest.fuel_consumed > 0) as scope:
             await guest.exports.spin()
         assert scope.cancelled_caught
         assert guest.exit_code is None
@@ -359,7 +353,6 @@ async def test_a_host_function_that_swallows_cancellation(engine: str) -> None:
     setup = Setup(engine)
     async with setup.store:
         guest = await setup.guest()
-
         swallowed = []
 
         async def swallow(caller: Caller[None], value: int) -> int:
@@ -372,34 +365,86 @@ async def test_a_host_function_that_swallows_cancellation(engine: str) -> None:
             return 6
 
         async def convert(caller: Caller[None], value: int) -> int:
+            scope.deadline = anyio.current_time()
             try:
                 await anyio.sleep(30)
             except BaseException:
                 raise PlainError from None
             return 6
 
+        async def shield(caller: Caller[None], value: int) -> int:
+            scope.deadline = anyio.current_time()
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.01)
+            return 7
+
         setup.later = swallow
-        with anyio.move_on_after(0.01) as scope:
+        with anyio.move_on_after(0.3) as scope:
             await guest.exports.later_twice(1)
         assert swallowed
         assert scope.cancelled_caught  # cancelled scopes say so again, when the guest waits next
         assert guest.exit_code == EXIT_DEADLINE
         guest = await setup.guest()
         setup.later = convert
-        with anyio.move_on_after(0.01), pytest.raises(PlainError):
+        with anyio.CancelScope() as scope, pytest.raises(PlainError):
             await guest.exports.later(1)
         assert guest.exit_code is None
-
-        async def shield(caller: Caller[None], value: int) -> int:
-            with anyio.CancelScope(shield=True):
-                await anyio.sleep(0.03)
-            return 7
-
         setup.later = shield
-        with anyio.move_on_after(0.01) as scope:
+        with anyio.CancelScope() as scope:
             await guest.exports.later_twice(1)
             await anyio.sleep(1)
         assert scope.cancelled_caught
+        assert idle(guest)
+
+
+async def test_cancelled_again_while_a_host_function_cleans_up(engine: str, anyio_backend_name: str) -> None:
+    """2: the second cancellation comes while the first is on its way out."""
+    setup = Setup(engine)
+    async with setup.store:
+        guest = await setup.guest()
+        steps: list[str] = []
+
+        async def slow_to_leave(caller: Caller[None], value: int) -> int:
+            try:
+                steps.append("waits")
+                await anyio.sleep_forever()
+            finally:
+                steps.append("cleans up")
+                with anyio.CancelScope(shield=True):
+                    await until(lambda: "again" in steps)
+                steps.append("clean")
+            return value
+
+        setup.later = slow_to_leave
+        async with anyio.create_task_group() as tasks:
+            inner = anyio.CancelScope()
+
+            async def call() -> None:
+                with inner:
+                    await guest.exports.later(1)
+
+            tasks.start_soon(call)
+            await until(lambda: "waits" in steps)
+            inner.cancel()
+            await until(lambda: "cleans up" in steps)
+            inner.cancel()
+            tasks.cancel_scope.cancel()
+            steps.append("again")
+        assert steps == ["waits", "cleans up", "again", "clean"]
+        assert guest.exit_code == EXIT_CANCELLED
+        assert idle(guest)
+        if anyio_backend_name != "asyncio":
+            return
+        guest, steps[:] = await setup.guest(), []
+        task = asyncio.ensure_future(guest.exports.later(1))
+        await until(lambda: "waits" in steps)
+        task.cancel()
+        await until(lambda: "cleans up" in steps)
+        task.cancel()  # goes through the shield
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert steps == ["waits", "cleans up"]
+        assert guest.exit_code == EXIT_CANCELLED
         assert idle(guest)
 
 
@@ -484,8 +529,7 @@ async def test_cancelling_and_closing_in_one_tick(engine: str, close_first: bool
                             raise
 
                 tasks.start_soon(call)
-                await until(lambda guest=guest: bool(guest.group.stack))
-                await anyio.sleep(0.005)
+                await until(lambda guest=guest: guest.fuel_consumed > 0)
                 if close_first:
                     guest.close_soon(5)
                 scope.cancel()
@@ -773,7 +817,7 @@ async def test_native_cancellation_of_asyncio(engine: str, anyio_backend_name: s
     async with setup.store:
         guest = await setup.guest()
         task = asyncio.ensure_future(guest.exports.spin())
-        await asyncio.sleep(0.01)
+        await until(lambda: guest.fuel_consumed > 0)
         task.cancel()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -781,10 +825,11 @@ async def test_native_cancellation_of_asyncio(engine: str, anyio_backend_name: s
         assert guest.exit_code == EXIT_CANCELLED
         guest = await setup.guest()
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.02):
+            async with asyncio.timeout(0.2):
                 await guest.exports.spin()
+        assert guest.exit_code == EXIT_CANCELLED
         guest = await setup.guest()
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(guest.exports.spin(), 0.02)
+            await asyncio.wait_for(guest.exports.spin(), 0.2)
         assert guest.exit_code == EXIT_CANCELLED
         assert idle(guest)

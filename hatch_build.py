@@ -1,10 +1,13 @@
 """Build hook: makes the machine-code stencils of the native engine when a wheel (editable or not) is built.
 
-They need llvmlite at build time only. Without it the wheel has the interpreter alone, and this says so.
+They need llvmlite at build time only. Without it the wheel has the interpreter alone, and this says so. They are made
+for this machine, or for those that AIOWASM_MACHINES names ("x86_64 aarch64").
 """
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 import types
 from pathlib import Path
@@ -12,7 +15,6 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-LEVELS = ("x86-64-v2", "x86-64-v3")
 FOLDER = Path("aiowasm", "engine", "native")
 
 
@@ -26,13 +28,15 @@ def make_stencils(root: Path) -> list[Path]:
         del sys.modules[name]
     sys.modules["aiowasm"] = package
     try:
-        from aiowasm.engine.native.builder.stencils import build_blob  # noqa: PLC0415
+        from aiowasm.engine.native.builder.stencils import TARGETS, build_blob  # noqa: PLC0415
 
         made = []
-        for level in LEVELS:
-            path = FOLDER / f"{level}.stencils"
-            (root / path).write_bytes(build_blob(level))
-            made.append(path)
+        for machine in os.environ.get("AIOWASM_MACHINES", platform.machine()).split():
+            target = TARGETS.get(machine)
+            for level in target.levels if target else ():
+                path = FOLDER / f"{level}.stencils"
+                (root / path).write_bytes(build_blob(target(level)))
+                made.append(path)
         return made
     finally:
         for name in [name for name in sys.modules if name.partition(".")[0] == "aiowasm"]:

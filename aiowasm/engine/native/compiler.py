@@ -255,7 +255,7 @@ OTHERS: dict[int, Callable[[Compiler, int, Any, int], None]] = {}
 class Label:
     """A block that is open: where its operands start, what a branch to it carries, where it is or who waits to know."""
 
-    __slots__ = ("arity", "base", "block", "fixups", "head", "live", "otherwise", "results")
+    __slots__ = ("arity", "base", "block", "entries", "fixups", "head", "live", "otherwise", "results")
 
     def __init__(self, block: Block, base: int, arity: int, results: int) -> None:
         self.block = block
@@ -264,6 +264,7 @@ class Label:
         self.results = results
         self.head = -1
         self.fixups: list[int] = []
+        self.entries: list[tuple[int, int]] = []  # of br_table: (where, start of the table)
         self.otherwise = -1
         self.live = False
 
@@ -279,6 +280,7 @@ class Compiler:
         self.record = record
         self.layout = layout
         self.stencils = stencils
+        self._fix = stencils.encoding.fix
         self.sites = sites
         self.marks = marks
         self.out = bytearray()
@@ -286,7 +288,6 @@ class Compiler:
         self.labels: list[Label] = []
         self.traps: list[tuple[int, int]] = []  # branches to where an operator's access is out of bounds
         self.nans: list[tuple[int, int]] = []  # branches to where a NaN of this opcode is made canonical
-        self.tables: list[tuple[int, int]] = []  # entries of br_table: (where, start of the table)
         locals_ = record.locals
         self.places: list[int] | range = range(len(locals_))
         self.nlocals = len(locals_)
@@ -376,7 +377,7 @@ class Compiler:
     # Control
 
     def fix(self, fixup: int, target: int) -> None:
-        _pack_into("<i", self.out, fixup, target - fixup - 4)
+        self._fix(self.out, fixup, target)
 
     def branch_to(self, label: Label, code: tuple[bytes, tuple[int, ...]]) -> None:
         """Append code whose branches go to *label*."""
@@ -393,7 +394,7 @@ class Compiler:
         _pack_into("<i", self.out, at, place - table)
 
     def jump(self, label: Label) -> None:
-        self.branch_to(label, (b"\xe9\0\0\0\0", (1,)))
+        self.branch_to(label, self.stencils.encoding.jump)
 
     def destination(self, label: Label) -> int:
         """The slot of the first value that a branch to *label* carries."""
@@ -440,10 +441,8 @@ class Compiler:
             self.spill(R)
             self.spill(F)
             self.out += self.stencils.fragment["check", "HA", cost]
-        elif 0 < cost < 128:
-            self.out += b"\x49\x83\xee" + bytes((cost,))
         elif cost:
-            self.out += self.stencils.fragment["sub", "HA", cost]
+            self.out += self.stencils.charge[cost,]
 
     # The walk
 
@@ -469,11 +468,9 @@ class Compiler:
         for fixup, op in self.nans:
             self.fix(fixup, len(out))
             out += self.stencils.raw(_NANS[op])
-            out += b"\xe9" + struct.pack("<i", fixup + 4 - (len(out) + 5))
-        for entry, table in self.tables:
-            # Fixups are relative to their own end; entries of br_table to their table.
-            (value,) = struct.unpack_from("<i", out, entry)
-            _pack_into("<i", out, entry, value + entry + 4 - table)
+            jump, (target,) = self.stencils.encoding.jump
+            out += jump
+            self.fix(len(out) - len(jump) + target, fixup + 4)
         compiled = Compiled(
             bytes(out), self.stencils.labels["enter_entry"], self.slots, self.landings, self.marks or []
         )
@@ -766,12 +763,13 @@ class Compiler:
         if len(targets) == 1:
             return start + targets[0]
         # Rare (comparisons of floats): one jump that all of them reach, and another past it.
-        self.out += b"\xeb\x05"
+        jump, (fixup,) = self.stencils.encoding.jump
+        self.out += self.stencils.encoding.skip
         here = len(self.out)
         for target in targets:
             self.fix(start + target, here)
-        self.out += b"\xe9\0\0\0\0"
-        return here + 1
+        self.out += jump
+        return here + fixup
 
     def end(self, index: int) -> None:
         label = self.labels.pop()
@@ -794,6 +792,8 @@ class Compiler:
         here = len(self.out)
         for fixup in label.fixups:
             self.fix(fixup, here)
+        for at, table in label.entries:
+            self.table_entry(at, table, here)
         self.land(block, here, self.destination(label))
         if block.kind == "func":
             self.out += self.stencils.fragment["ret", "HA", self.slots]

@@ -7,7 +7,6 @@ pointers follow from what the instruction behind a call subtracts.
 
 from __future__ import annotations
 
-import ctypes
 from array import array
 from collections.abc import Generator, Sequence
 from struct import Struct
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from aiowasm.engine.instance import ModuleInst
     from aiowasm.engine.memory import Waiter
     from aiowasm.engine.native.compiler import Landing
+    from aiowasm.engine.native.encoding import Encoding
     from aiowasm.engine.native.engine import Native, NativeFunction, NativeInstance
     from aiowasm.engine.native.rules import Site
     from aiowasm.engine.native.stack import Contents, GuestStack
@@ -52,7 +52,6 @@ _FARTHEST: Final = 1 << 62
 _SHORT_UNITS: Final = 20_000
 """Fuel that is run holding the GIL: about 20 us. Whoever needs more releases it."""
 _COMPILE_NS: Final = 1_000_000
-_SUBTRACT: Final = 3  # bytes before the number in `subq $n, %rbp`
 
 
 _NOTHING: Final[Any] = {}
@@ -716,7 +715,7 @@ class NativeExecution:
                 continue
             known = returns.get(address)
             if known is None:
-                known = returns[address] = _Return.at(address)
+                known = returns[address] = _Return.at(address, engine.stencils.encoding)
                 if known is None:
                     del returns[address]
                     self.exception = exception
@@ -799,13 +798,13 @@ class _Return:
         self.landings = landings
 
     @classmethod
-    def at(cls, address: int) -> _Return | None:
+    def at(cls, address: int, encoding: Encoding) -> _Return | None:
         """Find out; None: not in a function of a guest."""
         found = find(address - 1)
         if found is None or not isinstance(found[1], Function):
             return None
         start, function = found
-        delta = ctypes.c_int32.from_address(address + _SUBTRACT).value
+        delta = encoding.frame_delta(address)
         landings: list[Landing] = []
         if function.landings:
             outermost = at = function.operator(address - 1 - start)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from array import array
 from collections.abc import Generator
 from functools import cached_property
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ("Function", "ModuleCode", "code_of")
 
-_LAZY_STUB = struct.Struct("<BIBBBi")  # movl $index,%eax; jmp *lazy(%r13)
-_INDEX_AT = 1  # in a stub
 _CODE_PER_BYTE = 6  # of wasm; only a guess at how much address space to take
 
 
@@ -72,15 +69,6 @@ def _finish(steps: Generator[None, None, Any]) -> Any:
             return stop.value
 
 
-def _stubs(count: int, lazy: int) -> bytes:
-    """Stubs for functions 0 to *count*, each with its index: column by column, as there may be 100,000 of them."""
-    stubs = bytearray(_LAZY_STUB.pack(0xB8, 0, 0x41, 0xFF, 0xA5, lazy) * count)
-    indices = array("I", range(count)).tobytes()
-    for byte in range(4):
-        stubs[_INDEX_AT + byte :: _LAZY_STUB.size] = indices[byte::4]
-    return bytes(stubs)
-
-
 class ModuleCode:
     """Code of the functions compiled so far.
 
@@ -95,22 +83,23 @@ class ModuleCode:
         self._errors: dict[int, Exception] = {}
         count = len(validated.funcs) - validated.nimported_funcs
         lazy = Activation.routine("lazy")
-        stubs = _stubs(count, lazy)
+        stubs = stencils.encoding.stubs(count, lazy)
+        self._stub_nbytes = stencils.encoding.stub_nbytes
         nbytes = len(stubs) + _CODE_PER_BYTE * (sum(validated.module.funcs.ends) - sum(validated.module.funcs.starts))
         self._space = CodeSpace(nbytes)
         start = self._space.put(stubs) if stubs else 0
-        self.entries = array("Q", range(start, start + _LAZY_STUB.size * count, _LAZY_STUB.size))
-        self._stubs_end = start + _LAZY_STUB.size * count
+        self.entries = array("Q", range(start, start + self._stub_nbytes * count, self._stub_nbytes))
+        self._stubs_end = start + self._stub_nbytes * count
         self._stubs_start = start
 
     def stub(self, index: int) -> int:
         """Address of the code that asks for the defined function *index* to be compiled."""
-        return self._stubs_start + _LAZY_STUB.size * index
+        return self._stubs_start + self._stub_nbytes * index
 
     @cached_property
     def stubs(self) -> array[int]:
         """Addresses of that code for all defined functions: what closed instances call."""
-        return array("Q", range(self._stubs_start, self._stubs_end, _LAZY_STUB.size))
+        return array("Q", range(self._stubs_start, self._stubs_end, self._stub_nbytes))
 
     def is_compiled(self, index: int) -> bool:
         """Whether the defined function *index* has code."""

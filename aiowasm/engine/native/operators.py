@@ -176,8 +176,7 @@ def _br_table(self: Compiler, _op: int, blocks: tuple[Block, ...], _index: int) 
         elif label.head >= 0:
             self.table_entry(at, table, label.head)
         else:
-            label.fixups.append(at)
-            self.tables.append((at, table))
+            label.entries.append((at, table))
     self.dead = True
 
 

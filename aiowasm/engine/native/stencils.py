@@ -1,4 +1,4 @@
-"""The stencils at run time: loads a blob, patches copies of its stencils, remembers the patched bytes.
+"""The stencils at run time: loads a blob, chooses stencils for operands, remembers the patched bytes.
 
 All but branches are position independent, so that one copy serves every function and module that needs the same
 operator on the same operands. Operands are small numbers: a slot of the frame, a register, or a constant.
@@ -11,6 +11,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
+
+from aiowasm.engine.native.encoding import ENCODINGS, Hole
 
 __all__ = ("C32", "C64", "CF", "PAD", "F", "Memo", "R", "Stencils", "V", "slot")
 
@@ -64,8 +66,6 @@ class Memo(dict[Any, Any]):
 
 Access = tuple[str, int, int, int]
 """What an access adds: variant of the address, offset, bytes, place of the memory's pointer in the instance."""
-_Patch = tuple[Callable[..., None], int, str, int, int | None]
-_BYTE, _WORD, _SIGNED, _QUAD = (struct.Struct(format_).pack_into for format_ in ("<b", "<I", "<i", "<q"))
 
 
 class Stencils:
@@ -78,13 +78,15 @@ class Stencils:
         body = data[4 + length :]
         self.pool: bytes = body[: header["pool"]]
         self.labels: dict[str, int] = header["labels"]
-        self._code: dict[str, bytes] = {}
-        self._holes: dict[str, list[tuple[int, int, str, int]]] = {}
-        for name, (start, nbytes, holes) in header["stencils"].items():
-            self._code[name] = body[start : start + nbytes]
-            self._holes[name] = holes
-        self._fixed = set(header["fixed"])
-        self._shapes: dict[tuple[str, int], tuple[bytes, list[_Patch], tuple[int, ...]]] = {}
+        code: dict[str, bytes] = {}
+        holes: dict[str, list[Hole]] = {}
+        for name, (start, nbytes, found) in header["stencils"].items():
+            code[name] = body[start : start + nbytes]
+            holes[name] = found
+        self.encoding = ENCODINGS[header["machine"]](code, holes, frozenset(header["fixed"]))
+        self._names = code.keys()
+        self.patch = self.encoding.patch
+        """Of name, whether the length may change, values by the name of the hole: code, and the fixups in it."""
         self.code = Memo(self._operator)
         self.store = Memo(self._store)
         self.branch = Memo(self._branch)
@@ -92,62 +94,18 @@ class Stencils:
         self.access = Memo(self._access)
         """With where it branches to if the address is out of bounds."""
         self.vector = Memo(self._vector)
+        self.charge = Memo(self.encoding.charge)
         self.float = Memo(self._float)
         """With where it branches to if the result is a NaN."""
 
     def __contains__(self, name: str) -> bool:
-        return name in self._code
+        return name in self._names
 
     def raw(self, name: str) -> bytes:
         """Return the bytes of a routine, which has no holes."""
-        if self._holes[name]:
+        if self.encoding.holes[name]:
             raise RuntimeError(f"{name} has holes")
-        return self._code[name]
-
-    def patch(self, name: str, shrink: bool, values: dict[str, int]) -> tuple[bytes, tuple[int, ...]]:
-        """Return a patched copy, and where in it branch displacements are.
-
-        Raises:
-            struct.error: If a value does not fit its hole.
-        """
-        narrow = 0
-        if shrink and name not in self._fixed:
-            for number, (_, kind, symbol, addend) in enumerate(self._holes[name]):
-                if kind == 11 and symbol in _SHRINKABLE and -128 <= values[symbol] + addend < 128:
-                    narrow |= 1 << number
-        shape = self._shapes.get((name, narrow))
-        if shape is None:
-            shape = self._shapes[name, narrow] = self._shape(name, narrow)
-        code, patches, targets = shape
-        if not patches:
-            return code, targets
-        copy = bytearray(code)
-        for put, offset, symbol, addend, mask in patches:
-            value = values[symbol] + addend
-            put(copy, offset, value if mask is None else value & mask)
-        return bytes(copy), targets
-
-    def _shape(self, name: str, narrow: int) -> tuple[bytes, list[_Patch], tuple[int, ...]]:
-        code = bytearray(self._code[name])
-        cut = 0
-        targets = []
-        patches: list[_Patch] = []
-        for number, (start, kind, symbol, addend) in enumerate(self._holes[name]):
-            offset = start - cut
-            if symbol in ("TARGET", "NANFIX", "OUTFIX"):
-                targets.append(offset)
-            elif narrow >> number & 1 and (at := _modrm(code, offset, symbol)) >= 0:
-                code[at] -= 0x40  # from a displacement of 32 bits to one of 8
-                code[offset : offset + 4] = b"\0"
-                cut += 3
-                patches.append((_BYTE, offset, symbol, addend, None))
-            elif kind == 1:
-                patches.append((_QUAD, offset, symbol, addend, None))
-            elif kind == 11:
-                patches.append((_SIGNED, offset, symbol, addend, None))
-            else:
-                patches.append((_WORD, offset, symbol, addend, None))
-        return bytes(code), patches, tuple(targets)
+        return self.encoding.code[name]
 
     # What the memos make
 
@@ -177,7 +135,7 @@ class Stencils:
             values |= {"HO": offset, "HE": offset + nbytes, "HM": pointer}
             name += f".{memory}" if memory else ""
         kinds = "".join(map(_kind, entries))
-        if not kinds.strip("C") and f"{name}.{kinds}{sense}" not in self._code:
+        if not kinds.strip("C") and f"{name}.{kinds}{sense}" not in self._names:
             before = self.integer(entries[0])
             kinds = "R" + kinds[1:]
         for kind, entry, hole in zip(kinds, entries, "ABC", strict=False):
@@ -218,18 +176,6 @@ class Stencils:
         """A fragment with holes given as name, value, name, value ...; displacements keep their size."""
         holes = dict(zip(values[::2], values[1::2], strict=True))
         return self.patch(name, False, holes)[0]  # type: ignore[arg-type]
-
-
-_SHRINKABLE: Final = frozenset(("HA", "HB", "HC", "HO", "HE"))
-
-
-def _modrm(code: bytearray, offset: int, symbol: str) -> int:
-    """Where the ModRM byte is of an instruction with a displacement at *offset*, or -1 if it is none we shorten."""
-    if symbol in ("HO", "HE"):
-        if code[offset - 2] & 0xC7 == 0x84:
-            return offset - 2
-        return offset - 1 if code[offset - 1] & 0xC0 == 0x80 and code[offset - 1] & 7 != 4 else -1
-    return offset - 1 if code[offset - 1] & 0xC7 == 0x85 else -1
 
 
 def _kind(entry: int) -> str:

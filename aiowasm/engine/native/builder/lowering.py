@@ -9,48 +9,20 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from aiowasm.engine.native.builder.shapes import Lowering
+from aiowasm.engine.native.builder.shapes import Lowering, llvm_type
+from aiowasm.engine.native.builder.target import Target
 from aiowasm.engine.native.builder.vectors import lanes_of, lower_lane, lower_vector
-from aiowasm.engine.native.layout import Activation
 from aiowasm.errors import TrapCode
 from aiowasm.syntax.instructions import INSTRUCTIONS, Instruction, Operation
 
-__all__ = ("LLVM", "llvm_type", "lower", "lowerings")
-
-LLVM: Final = {"f32": "float", "f64": "double", "v128": "<2 x i64>"}
+__all__ = ("lower", "lowerings")
 
 
-def llvm_type(valtype: str) -> str:
-    """Return the LLVM type of a value type or integer type."""
-    return LLVM.get(valtype, valtype)
-
-
-def trap_call(code: TrapCode) -> str:
-    return f"call *{Activation.trap(code)}"
-
-
-def trap_if(condition: str, code: TrapCode, label: str) -> str:
+def _trap_if(target: Target, condition: str, code: TrapCode, label: str) -> str:
     """IR that traps where the i1 *condition* holds, out of line."""
     return (
         f"br i1 {condition}, label %T{label}, label %K{label}, !prof !0\n"
-        f'T{label}:\ncall void asm sideeffect "{trap_call(code)}($0)", "r"(ptr %vm)\nunreachable\nK{label}:\n'
-    )
-
-
-def _trap_if_zero(t: str, value: str, code: TrapCode) -> str:
-    suffix = "l" if t == "i32" else "q"
-    return (
-        f'call void asm sideeffect "test{suffix} $0, $0; jne 1f; {trap_call(code)}($1); 1:", '
-        f'"r,r,~{{flags}}"({t} {value}, ptr %vm)\n'
-    )
-
-
-def canonical(t: str, value: str, result: str) -> str:
-    """IR for *result*: the float *value* with every NaN made the canonical one, which happens out of line (NANFIX)."""
-    letter = "d" if t == "f64" else "s"
-    return (
-        f'{result} = call {llvm_type(t)} asm sideeffect "ucomis{letter} $0, $0; jp NANFIX", '
-        f'"={{xmm1}},0,~{{flags}}"({llvm_type(t)} {value})\n'
+        f"T{label}:\n{target.trap(code)}unreachable\nK{label}:\n"
     )
 
 
@@ -75,12 +47,12 @@ _FLOAT: Final = {"fadd": "fadd", "fsub": "fsub", "fmul": "fmul", "fdiv": "fdiv"}
 _ROUND: Final = {"fceil": "ceil", "ffloor": "floor", "ftrunc": "trunc", "fnearest": "roundeven", "fsqrt": "sqrt"}
 
 
-def _division(t: str, operator: str) -> str:
-    lines = _trap_if_zero(t, "%b", TrapCode.INTEGER_DIVIDE_BY_ZERO)
+def _division(target: Target, t: str, operator: str) -> str:
+    lines = target.trap_if_zero(t, "%b", TrapCode.INTEGER_DIVIDE_BY_ZERO)
     low = -(1 << int(t[1:]) - 1)
     if operator == "idiv_s":
         lines += f"%m1 = icmp eq {t} %b, -1\n%mn = icmp eq {t} %a, {low}\n%ov = and i1 %m1, %mn\n"
-        lines += trap_if("%ov", TrapCode.INTEGER_OVERFLOW, "ov")
+        lines += _trap_if(target, "%ov", TrapCode.INTEGER_OVERFLOW, "ov")
         return lines + f"%r = sdiv {t} %a, %b\n"
     if operator == "irem_s":
         # The remainder of the lowest number by -1 is 0, but the processor's division faults.
@@ -88,7 +60,7 @@ def _division(t: str, operator: str) -> str:
     return lines + f"%r = {'udiv' if operator == 'idiv_u' else 'urem'} {t} %a, %b\n"
 
 
-def _integer(t: str, operator: str) -> Lowering | None:
+def _integer(target: Target, t: str, operator: str) -> Lowering | None:
     n = int(t[1:])
     two = (t, t)
     if operator in _INTEGER:
@@ -98,7 +70,7 @@ def _integer(t: str, operator: str) -> Lowering | None:
     if operator in _ROTATE:
         return Lowering(two, t, f"%r = call {t} @llvm.{_ROTATE[operator]}.{t}({t} %a, {t} %a, {t} %b)\n")
     if operator.startswith(("idiv", "irem")):
-        return Lowering(two, t, _division(t, operator))
+        return Lowering(two, t, _division(target, t, operator))
     if operator in _COUNT:
         return Lowering((t,), t, f"%r = call {t} @llvm.{_COUNT[operator]}.{t}({t} %a, i1 0)\n")
     if operator == "ipopcnt":
@@ -113,18 +85,20 @@ def _integer(t: str, operator: str) -> Lowering | None:
     return None
 
 
-def _float(t: str, operator: str) -> Lowering | None:
+def _float(target: Target, t: str, operator: str) -> Lowering | None:
     f = llvm_type(t)
     if operator in _FLOAT:
-        return Lowering((t, t), t, f"%x = {_FLOAT[operator]} {f} %a, %b\n" + canonical(t, "%x", "%r"))
+        return Lowering((t, t), t, f"%x = {_FLOAT[operator]} {f} %a, %b\n" + target.canonical(t, "%x", "%r"))
     if operator in _ROUND:
-        return Lowering((t,), t, f"%x = call {f} @llvm.{_ROUND[operator]}.{t}({f} %a)\n" + canonical(t, "%x", "%r"))
+        return Lowering(
+            (t,), t, f"%x = call {f} @llvm.{_ROUND[operator]}.{t}({f} %a)\n" + target.canonical(t, "%x", "%r")
+        )
     if operator in _FLOAT_ORDER:
         return Lowering((t, t), "i1", f"%r = fcmp {_FLOAT_ORDER[operator]} {f} %a, %b\n")
     if operator in ("fmin", "fmax"):
         name = "minimum" if operator == "fmin" else "maximum"
         lines = f"%x = call {f} @llvm.{name}.{t}({f} %a, {f} %b)\n"
-        return Lowering((t, t), t, lines + canonical(t, "%x", "%r"))
+        return Lowering((t, t), t, lines + target.canonical(t, "%x", "%r"))
     if operator == "fabs":
         return Lowering((t,), t, f"%r = call {f} @llvm.fabs.{t}({f} %a)\n")
     if operator == "fneg":
@@ -138,7 +112,7 @@ def _hex(value: float) -> str:
     return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
 
 
-def _truncation(t: str, source: str, *, signed: bool) -> str:
+def _truncation(target: Target, t: str, source: str, *, signed: bool) -> str:
     n, f = int(t[1:]), llvm_type(source)
     low, high = (-(2.0 ** (n - 1)), 2.0 ** (n - 1)) if signed else (0.0, 2.0**n)
     # Below the lowest integer lie fractions that truncate to it, where the format can represent them.
@@ -146,15 +120,15 @@ def _truncation(t: str, source: str, *, signed: bool) -> str:
     compare, bound = ("ogt", low - 1.0) if strict else ("oge", low)
     return (
         f"%nan = fcmp uno {f} %a, %a\n"
-        + trap_if("%nan", TrapCode.INVALID_CONVERSION, "nan")
+        + _trap_if(target, "%nan", TrapCode.INVALID_CONVERSION, "nan")
         + f"%c1 = fcmp {compare} {f} %a, {_hex(bound)}\n%c2 = fcmp olt {f} %a, {_hex(high)}\n"
         + "%c3 = and i1 %c1, %c2\n%c4 = xor i1 %c3, 1\n"
-        + trap_if("%c4", TrapCode.INTEGER_OVERFLOW, "range")
+        + _trap_if(target, "%c4", TrapCode.INTEGER_OVERFLOW, "range")
         + f"%r = fpto{'s' if signed else 'u'}i {f} %a to {t}\n"
     )
 
 
-def _conversion(operation: Operation) -> Lowering | None:
+def _conversion(target: Target, operation: Operation) -> Lowering | None:
     t, source = operation.shape, operation.source
     lt, ls = llvm_type(t), llvm_type(source)
     base, _, sign = operation.operator.rpartition("_")
@@ -164,16 +138,16 @@ def _conversion(operation: Operation) -> Lowering | None:
         case "extend_s" | "extend_u":
             return Lowering((source,), t, f"%r = {sign}ext i32 %a to i64\n".replace("uext", "zext"))
         case "demote":
-            return Lowering((source,), t, "%x = fptrunc double %a to float\n" + canonical(t, "%x", "%r"))
+            return Lowering((source,), t, "%x = fptrunc double %a to float\n" + target.canonical(t, "%x", "%r"))
         case "promote":
-            return Lowering((source,), t, "%x = fpext float %a to double\n" + canonical(t, "%x", "%r"))
+            return Lowering((source,), t, "%x = fpext float %a to double\n" + target.canonical(t, "%x", "%r"))
         case "reinterpret":
             return Lowering((source,), t, f"%r = bitcast {ls} %a to {lt}\n")
     match base:
         case "convert":
             return Lowering((source,), t, f"%r = {sign}itofp {ls} %a to {lt}\n")
         case "trunc":
-            return Lowering((source,), t, _truncation(t, source, signed=sign == "s"))
+            return Lowering((source,), t, _truncation(target, t, source, signed=sign == "s"))
         case "trunc_sat":
             return Lowering((source,), t, f"%r = call {t} @llvm.fpto{sign}i.sat.{t}.{source}({ls} %a)\n")
     return None
@@ -198,7 +172,7 @@ def _store(t: str, storage: str) -> Lowering:
     return Lowering(("addr", t), None, lines, nbytes)
 
 
-def lower(row: Instruction, fma: bool) -> Lowering | None:
+def lower(row: Instruction, target: Target) -> Lowering | None:
     """Return the lowering of an instruction without a lane, or None where it has none."""
     operation = row.operation
     if operation is None:
@@ -206,25 +180,21 @@ def lower(row: Instruction, fma: bool) -> Lowering | None:
     match operation.family:
         case "unop" | "binop" | "testop" | "relop":
             kind = _integer if operation.shape[0] == "i" else _float
-            return kind(operation.shape, operation.operator)
+            return kind(target, operation.shape, operation.operator)
         case "cvtop":
-            return _conversion(operation)
+            return _conversion(target, operation)
         case "load":
             return _load(operation.shape, operation.operator)
         case "store":
             return _store(operation.shape, operation.operator)
-    return lower_vector(row, fma)
+    return lower_vector(row, target)
 
 
-def lowerings(fma: bool) -> dict[str, Lowering]:
-    """Return all lowerings by the name of their stencils: the code in hexadecimal, and the lane if there is one.
-
-    Args:
-        fma: Whether the processor multiplies and adds in one rounding.
-    """
+def lowerings(target: Target) -> dict[str, Lowering]:
+    """Return all lowerings by the name of their stencils: the code in hexadecimal, and the lane if there is one."""
     made = {}
     for row in INSTRUCTIONS:
-        lowered = lower(row, fma)
+        lowered = lower(row, target)
         if lowered is not None:
             made[f"{row.code:x}"] = lowered
         for lane in range(lanes_of(row)):

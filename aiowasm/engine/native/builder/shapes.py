@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-__all__ = ("Lowering",)
+__all__ = ("Lowering", "llvm_type")
+
+_LLVM: Final = {"f32": "float", "f64": "double", "v128": "<2 x i64>"}
+
+
+def llvm_type(valtype: str) -> str:
+    """Return the LLVM type of a value type or integer type."""
+    return _LLVM.get(valtype, valtype)
 
 
 class Lowering(NamedTuple):

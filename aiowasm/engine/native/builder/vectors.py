@@ -9,6 +9,7 @@ import struct
 from typing import Final
 
 from aiowasm.engine.native.builder.shapes import Lowering
+from aiowasm.engine.native.builder.target import Target
 from aiowasm.syntax.instructions import Instruction, Operation
 
 __all__ = ("lanes_of", "lower_lane", "lower_vector")
@@ -69,25 +70,25 @@ def _hex(value: float) -> str:
     return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
 
 
-def _canonical(shape: _Shape, value: str) -> str:
-    """IR for %v: NaN lanes of *value* made canonical, which happens out of line (NANFIX)."""
-    letter = "d" if shape.lane == "f64" else "s"
-    return (
-        f'%v = call {shape.type} asm sideeffect "movaps $0, %xmm2; cmpunordp{letter} %xmm2, %xmm2; '
-        f'movmskp{letter} %xmm2, %eax; testl %eax, %eax; jne NANFIX", '
-        f'"={{xmm1}},0,~{{xmm2}},~{{xmm3}},~{{eax}},~{{flags}}"({shape.type} {value})\n'
-    )
+def _canonical(processor: Target, shape: _Shape, value: str) -> str:
+    """IR for %v: NaN lanes of *value* made canonical."""
+    return processor.canonical_lanes(shape.type, shape.lane, value, "%v")
 
 
 def _mask(indices: list[int]) -> str:
     return f"<{len(indices)} x i32> <" + ", ".join(f"i32 {index}" for index in indices) + ">"
 
 
-def _unary(shape: _Shape, operator: str) -> str | None:
+def _unary(processor: Target, shape: _Shape, operator: str) -> str | None:
     t, tag = shape.type, shape.tag
     head = _into("a", shape)
     if operator in _ROUND:
-        return head + f"%x = call {t} @llvm.{_ROUND[operator]}.{tag}({t} %av)\n" + _canonical(shape, "%x") + _back(t)
+        return (
+            head
+            + f"%x = call {t} @llvm.{_ROUND[operator]}.{tag}({t} %av)\n"
+            + _canonical(processor, shape, "%x")
+            + _back(t)
+        )
     match operator:
         case "fabs":
             return head + f"%v = call {t} @llvm.fabs.{tag}({t} %av)\n" + _back(t)
@@ -102,7 +103,7 @@ def _unary(shape: _Shape, operator: str) -> str | None:
     return None
 
 
-def _binary(shape: _Shape, operator: str) -> str | None:
+def _binary(processor: Target, shape: _Shape, operator: str) -> str | None:
     t, tag, n = shape.type, shape.tag, shape.count
     head = _into("a", shape) + _into("b", shape)
     if operator in _BINARY:
@@ -110,10 +111,10 @@ def _binary(shape: _Shape, operator: str) -> str | None:
     if operator in _CALLS:
         return head + f"%v = call {t} @llvm.{_CALLS[operator]}.{tag}({t} %av, {t} %bv)\n" + _back(t)
     if operator in _FLOATS:
-        return head + f"%x = {_FLOATS[operator]} {t} %av, %bv\n" + _canonical(shape, "%x") + _back(t)
+        return head + f"%x = {_FLOATS[operator]} {t} %av, %bv\n" + _canonical(processor, shape, "%x") + _back(t)
     if operator in _FLOAT_CALLS:
         call = f"%x = call {t} @llvm.{_FLOAT_CALLS[operator]}.{tag}({t} %av, {t} %bv)\n"
-        return head + call + _canonical(shape, "%x") + _back(t)
+        return head + call + _canonical(processor, shape, "%x") + _back(t)
     match operator:
         case "fpmin":
             compare = f"%c = fcmp olt {t} %bv, %av\n"
@@ -173,7 +174,7 @@ def _extend(name: str, source: _Shape, target: _Shape, part: str, sign: str) -> 
     )
 
 
-def _convert(operation: Operation) -> str | None:
+def _convert(processor: Target, operation: Operation) -> str | None:
     target, source = _Shape(operation.shape), _Shape(operation.source)
     base, _, sign = operation.operator.rpartition("_")
     if operation.family == "vextend":
@@ -203,7 +204,7 @@ def _convert(operation: Operation) -> str | None:
     else:
         convert = convert.replace("%x =", "%w =")
     if operation.operator in ("demote", "promote"):
-        return head + convert + _canonical(target, "%w") + _back(target.type)
+        return head + convert + _canonical(processor, target, "%w") + _back(target.type)
     return head + convert + _back(target.type, "%w")
 
 
@@ -309,7 +310,7 @@ def _splat(shape: _Shape) -> Lowering:
     return Lowering((_scalar(shape),), _V, lines + _back(t))
 
 
-def _fma(shape: _Shape, operator: str) -> str:
+def _fma(processor: Target, shape: _Shape, operator: str) -> str:
     t = shape.type
     lines = _into("a", shape) + _into("b", shape) + _into("c", shape)
     first = "%av"
@@ -317,7 +318,7 @@ def _fma(shape: _Shape, operator: str) -> str:
         lines += f"%neg = fneg {t} %av\n"
         first = "%neg"
     lines += f"%x = call {t} @llvm.fma.{shape.tag}({t} {first}, {t} %bv, {t} %cv)\n"
-    return lines + _canonical(shape, "%x") + _back(t)
+    return lines + _canonical(processor, shape, "%x") + _back(t)
 
 
 def _load(operation: Operation) -> Lowering | None:
@@ -346,13 +347,8 @@ def _load(operation: Operation) -> Lowering | None:
     return None
 
 
-def lower_vector(row: Instruction, fma: bool) -> Lowering | None:
-    """Return the lowering of a vector instruction without a lane, or None.
-
-    Args:
-        row: The instruction.
-        fma: Whether the processor multiplies and adds in one rounding.
-    """
+def lower_vector(row: Instruction, processor: Target) -> Lowering | None:
+    """Return the lowering of a vector instruction without a lane, or None."""
     operation = row.operation
     if operation is None:
         return None
@@ -364,10 +360,10 @@ def lower_vector(row: Instruction, fma: bool) -> Lowering | None:
     lines: str | None = None
     match family:
         case "vunop":
-            lines = _unary(_Shape(operation.shape), operator)
+            lines = _unary(processor, _Shape(operation.shape), operator)
             return None if lines is None else Lowering((_V,), _V, lines)
         case "vbinop":
-            lines = _binary(_Shape(operation.shape), operator)
+            lines = _binary(processor, _Shape(operation.shape), operator)
         case "vrelop":
             shape = _Shape(operation.shape)
             lines = _into("a", shape) + _into("b", shape)
@@ -380,7 +376,7 @@ def lower_vector(row: Instruction, fma: bool) -> Lowering | None:
         case "vsplat":
             return _splat(_Shape(operation.shape))
         case "vcvtop" | "vextend":
-            lines = _convert(operation)
+            lines = _convert(processor, operation)
             return None if lines is None else Lowering((_V,), _V, lines)
         case "vnarrow":
             lines = _narrow(operation)
@@ -397,13 +393,10 @@ def lower_vector(row: Instruction, fma: bool) -> Lowering | None:
         case "vextternop":
             return Lowering(three, _V, _dot_add())
         case "vternop":
-            return Lowering(three, _V, _fma(_Shape(operation.shape), operator)) if fma else None
+            return Lowering(three, _V, _fma(processor, _Shape(operation.shape), operator)) if processor.fma else None
         case "vswizzlop":
             lines = _into("a", _Shape("i8x16")) + _into("b", _Shape("i8x16"))
-            far = _Shape("i8x16").splat("112")
-            # Indices from 16 on must have their top bit set: pshufb gives zero for those.
-            lines += f"%s = call <16 x i8> @llvm.uadd.sat.v16i8(<16 x i8> %bv, <16 x i8> {far})\n"
-            lines += "%v = call <16 x i8> @llvm.x86.ssse3.pshuf.b.128(<16 x i8> %av, <16 x i8> %s)\n"
+            lines += processor.swizzle()
             lines += _back("<16 x i8>")
         case "load_splat" | "load_zero" | "load_extend":
             return _load(operation)

@@ -1,0 +1,65 @@
+"""What the engine asks of an architecture: copies of stencils with their holes filled, branches, stubs.
+
+Fixups are places of four bytes that a branch's distance goes into; code goes on right behind them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+__all__ = ("Encoding", "Hole", "Patched")
+
+Hole = tuple[int, int, str, int]
+"""Offset, kind (a relocation's number), symbol, addend."""
+Patched = tuple[bytes, tuple[int, ...]]
+"""Code, and the fixups in it."""
+
+
+class Encoding(ABC):
+    """The stencils of one blob, and how to fill their holes.
+
+    Args:
+        code: Bytes of the stencils by name.
+        holes: Their holes.
+        fixed: Names of stencils with branches of their own.
+    """
+
+    machine: ClassVar[str]
+    jump: ClassVar[Patched]
+    """An unconditional branch."""
+    skip: ClassVar[bytes]
+    """A branch across such a branch."""
+    stub_nbytes: ClassVar[int]
+
+    def __init__(self, code: dict[str, bytes], holes: dict[str, list[Hole]], fixed: frozenset[str]) -> None:
+        self.code = code
+        self.holes = holes
+        self.fixed = fixed
+
+    @abstractmethod
+    def patch(self, name: str, shrink: bool, values: dict[str, int]) -> Patched:
+        """Return a copy of a stencil with *values* in its holes; *shrink* allows another length than the stencil's.
+
+        Raises:
+            struct.error: If a value does not fit its hole.
+        """
+
+    @abstractmethod
+    def charge(self, cost: int) -> bytes:
+        """Return code that takes *cost* units of fuel."""
+
+    @staticmethod
+    @abstractmethod
+    def fix(out: bytearray, fixup: int, target: int) -> None:
+        """Make the branch at *fixup* of *out* lead to *target*."""
+
+    @staticmethod
+    @abstractmethod
+    def stubs(count: int, lazy: int) -> bytes:
+        """Return *count* stubs that go to the routine at *lazy* of the activation, each with its number."""
+
+    @staticmethod
+    @abstractmethod
+    def frame_delta(address: int) -> int:
+        """Return how much is subtracted from the frame pointer at *address*, behind a call."""

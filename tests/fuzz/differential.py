@@ -179,14 +179,14 @@ class Wasmtime:
         ):
             _set(config, name)
         config.cranelift_opt_level = "none"
-        self._engine = wasmtime.Engine(config)
+        self.engine = wasmtime.Engine(config)
 
     def run(self, program: Program) -> Run:
         """Run all calls of *program* in a new instance."""
-        store = self._wasmtime.Store(self._engine)
+        store = self._wasmtime.Store(self.engine)
         store.set_limits(memory_size=_MAX_MEMORY_NBYTES)
         store.set_fuel(1 << 40)
-        module = self._wasmtime.Module(self._engine, program.binary)
+        module = self._wasmtime.Module(self.engine, program.binary)
         exports = self._wasmtime.Instance(store, module, []).exports(store)
         run = Run()
         for call in program.calls:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Set
 from typing import TYPE_CHECKING, Any, Final
 
 from aiowasm.engine.native.layout import Instance
@@ -50,6 +50,7 @@ class Layout:
         self.tables, at = at, at + 8 * len(validated.tables)
         self.globals, at = at, at + 8 * len(validated.globals)
         self.types, at = at, at + 8 * len(validated.deftypes)
+        self.tags, at = at, at + 8 * len(validated.tags)
         self.imports, at = at, at + 8 * validated.nimported_funcs
         self.nbytes = at
 
@@ -66,12 +67,14 @@ class Landing:
 
     __slots__ = ("end", "keeps", "kind", "offset", "outer", "slot", "start", "tagidx")
 
-    def __init__(self, start: int, end: int, kind: int, tagidx: int | None, target: Block | int) -> None:
+    def __init__(
+        self, start: int, end: int, kind: int, tagidx: int | None, target: Block | int, rethrown: Set[int]
+    ) -> None:
         self.start = start
         self.end = end
         self.kind = kind
         self.tagidx = tagidx
-        self.keeps = isinstance(target, int)
+        self.keeps = isinstance(target, int) and start in rethrown
         self.outer = target.start if kind == DELEGATE and not isinstance(target, int) else -1
         self.offset = 0
         self.slot = 0
@@ -81,11 +84,15 @@ def _landings(record: FunctionRecord) -> tuple[list[Landing], dict[int, list[Lan
     """All landings, innermost first, and by what they lead to: the id of a block, or the index of a catch."""
     landings = []
     of: dict[int, list[Landing]] = {}
+    rethrown: set[int] = set()
+    if record.tries and _RETHROW in record.ops:
+        immediates: list[Any] = record.immediates
+        rethrown.update(immediates[at].start for at, op in enumerate(record.ops) if op == _RETHROW)
     for block in reversed(record.tries):
         # The catches of a legacy try do not guard one another: what it guards ends with the first of them.
         end = min([target for _, _, target in block.catches if isinstance(target, int)], default=block.end)
         for kind, tagidx, target in block.catches:
-            landing = Landing(block.start, end, kind, tagidx, target)
+            landing = Landing(block.start, end, kind, tagidx, target, rethrown)
             landings.append(landing)
             if kind != DELEGATE:
                 of.setdefault(target if isinstance(target, int) else id(target), []).append(landing)
@@ -187,6 +194,7 @@ _NANS: Final = {
     if row.operation is not None and row.operation.shape[0] == "f"
 }
 _EQZ: Final = BY_NAME["i32.eqz"].code
+_RETHROW: Final = BY_NAME["rethrow"].code
 _BR_IF_CODE: Final = BY_NAME["br_if"].code
 _IF_CODE: Final = BY_NAME["if"].code
 

@@ -85,6 +85,7 @@ class NativeInstance:
         self.code = code
         self._block = array("Q", bytes(code.layout.nbytes))
         self.address = self._block.buffer_info()[0]
+        self._block[Instance.HANDLERS // 8] = code.handlers.address
         self._shut = False
 
     def fill(self, instance: ModuleInst, engine: Native) -> None:
@@ -104,6 +105,8 @@ class NativeInstance:
             block[Instance.MEMORY // 8] = block[layout.mems // 8]
         for number, deftype in enumerate(instance.deftypes):
             block[layout.types // 8 + number] = id(deftype)
+        for number, tag in enumerate(instance.tags):
+            block[layout.tags // 8 + number] = id(tag)
         imported = instance.validated.nimported_funcs
         for number in range(imported):
             block[layout.imports // 8 + number] = engine.descriptor(instance.funcs[number])

@@ -17,10 +17,11 @@ from weakref import ref
 from aiowasm.engine.base import HostReturned, Outcome, Thrown
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.heap import ExnInst
+from aiowasm.engine.native.caught import FIRST_REFERENCE, Caught
 from aiowasm.engine.native.code import find
 from aiowasm.engine.native.compiler import DELEGATE
 from aiowasm.engine.native.handles import Handles
-from aiowasm.engine.native.layout import Activation, Saved, Status
+from aiowasm.engine.native.layout import Activation, Handler, Saved, Status
 from aiowasm.engine.native.module import Function
 from aiowasm.engine.native.rules import Call, finish_growth
 from aiowasm.engine.native.values import from_slots, is_function_type, slots_of, to_slots
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from aiowasm.engine.native.compiler import Landing
     from aiowasm.engine.native.encoding import Encoding
     from aiowasm.engine.native.engine import Native, NativeFunction, NativeInstance
+    from aiowasm.engine.native.handlers import Clause
     from aiowasm.engine.native.rules import Site
     from aiowasm.engine.native.stack import Contents, GuestStack
 
@@ -46,6 +48,7 @@ _FRAME: Final = Activation.FRAME // 8
 _INSTANCE: Final = Activation.INSTANCE // 8
 _DEPTH_LIMIT: Final = Activation.DEPTH_LIMIT // 8
 _TARGET: Final = Activation.TARGET // 8
+_CAUGHT: Final = Activation.CAUGHT // 8
 _BIAS: Final = 128
 _MASK: Final = (1 << 64) - 1
 _FARTHEST: Final = 1 << 62
@@ -88,6 +91,7 @@ class NativeExecution:
         "_landing_due",
         "_longs",
         "_over",
+        "_refs_caught",
         "_stack",
         "_stack_slots",
         "_started",
@@ -142,6 +146,7 @@ class NativeExecution:
         self._asking: Call | None = None
         self._waiter: Waiter | None = None
         self._caught: dict[tuple[int, int], ExnInst] | None = None
+        self._refs_caught: Caught | None = None
         self._compiling: Generator[None, None, None] | None = None
         self._working: Generator[None, None, None] | None = None
         self._landing_due: ExnInst | None = None
@@ -201,6 +206,8 @@ class NativeExecution:
         return self._object(low)
 
     def _object(self, handle: int) -> Any:
+        if self._refs_caught is not None and handle >= FIRST_REFERENCE:
+            return self._refs_caught.get(handle)
         if self._handles is None:
             raise RuntimeError("a slot without a handle")
         return self._handles.get(handle)
@@ -227,9 +234,8 @@ class NativeExecution:
         """All slots in use: none is above the innermost frame and what it may just have been given."""
         if self._stack is None:
             return array("q")
-        top = self._at(self._longs[_FRAME]) + 2 * (
-            max((place.function.slots for place in self._walk()), default=0) + 1000
-        )
+        slots = next((place.function.slots for place in self._walk()), 0)
+        top = self._at(self._longs[_FRAME]) + 2 * (slots + 1000)
         return array("q", bytes(memoryview(self._longs).cast("B")[: 8 * top]))
 
     def function_at(self, address: int) -> FuncInst | None:
@@ -323,6 +329,7 @@ class NativeExecution:
         # Above the arguments of the host function nothing is in use.
         end = self._longs[_FRAME] - _BIAS + 8 * self.engine.function(host).slots
         self._aside = stack.contents(end)
+        self._longs[_CAUGHT] = 0
         self._stack = self._longs = None
         self._hosts = self._instances = _NOTHING
 
@@ -631,6 +638,8 @@ class NativeExecution:
         stack, self._stack = self._stack, None
         self._compiling = self._working = None
         if stack is not None:
+            if self._refs_caught is not None:
+                stack.longs[_CAUGHT] = 0
             self._longs = None
             self.engine.leave(self._ticket)
             if self._waiting:
@@ -640,7 +649,7 @@ class NativeExecution:
             self._aside = None
             self.engine.leave(self._ticket)
         self._waiting = False
-        self._handles = self._kept = self._caught = None
+        self._handles = self._kept = self._caught = self._refs_caught = None
         self._hosts.clear()
         self._instances.clear()
 
@@ -715,11 +724,12 @@ class NativeExecution:
                 continue
             known = returns.get(address)
             if known is None:
-                known = returns[address] = _Return.at(address, engine.stencils.encoding)
+                known = _Return.at(address, engine.stencils.encoding)
                 if known is None:
-                    del returns[address]
                     self.exception = exception
                     return self._end(Outcome.THROWN)
+                returns[address] = known
+                known.publish(address, known.function.entry - engine.entry_offset)
             if called:
                 frame -= known.delta
             called = True
@@ -734,6 +744,18 @@ class NativeExecution:
                 return None
             slots += known.function.slots
             index += 1
+
+    def let_throw(self, instance: ModuleInst) -> None:
+        """Let code of *instance* throw by itself from now on, if its heap has room; one instance in each execution."""
+        caught = self._refs_caught
+        if not Caught.is_affordable(instance):
+            self._longs[_CAUGHT] = 0
+            return
+        if caught is None:
+            caught = self._refs_caught = Caught(instance, self.engine.native(instance).address)
+        elif caught.is_full:
+            caught.renew(self._words())
+        self._longs[_CAUGHT] = caught.address
 
     def rethrow(self, start: int) -> Outcome | None:
         """Throw again what the legacy try that starts at operator *start* of the innermost frame caught last."""
@@ -816,6 +838,20 @@ class _Return:
                 else:
                     landings.append(landing)
         return cls(function, delta, tuple(landings))
+
+    def publish(self, address: int, start: int) -> None:
+        """Let generated code unwind through *address*, which is in code that begins at *start*."""
+        code = self.function.code
+        clauses: list[Clause] = []
+        for landing in self.landings:
+            place = count = 0
+            if landing.tagidx is not None:
+                comptype = code.validated.tags[landing.tagidx].comptype
+                place = code.layout.tags + 8 * landing.tagidx
+                count = slots_of(comptype.params) if isinstance(comptype, FuncType) else 0
+            kind = landing.kind | (Handler.LEAVE if landing.keeps else 0)
+            clauses.append((kind, place, start + landing.offset, landing.slot, count))
+        code.handlers.add(address, self.delta, self.function.slots, clauses)
 
 
 def _functype(func: FuncInst) -> FuncType:

@@ -10,7 +10,7 @@ from typing import Final
 
 from aiowasm.errors import TrapCode
 
-__all__ = ("Activation", "Descriptor", "Instance", "Memory", "Saved", "Status", "Table")
+__all__ = ("Activation", "Caught", "Descriptor", "Handler", "Instance", "Memory", "Saved", "Status", "Table")
 
 
 class Activation:
@@ -30,23 +30,28 @@ class Activation:
     INSTANCE: Final = 56
     DEPTH_LIMIT: Final = 64
     """The lowest stack pointer with which a function may be entered."""
-    STATE_NBYTES: Final = 72
+    CAUGHT: Final = 72
+    """Pointer to the exceptions caught by reference (`Caught`); zero: throwing is Python's business."""
+    STATE_NBYTES: Final = 80
     """Before this come the words that differ between executions that have left."""
-    POOL: Final = 72
-    TARGET: Final = 80
+    POOL: Final = 80
+    TARGET: Final = 88
     """Where `rt_land` goes on, with TARGET_SP and TARGET_FRAME."""
-    TARGET_SP: Final = 88
-    TARGET_FRAME: Final = 96
-    CROSSED: Final = 104
-    """The address in `rt_cross` behind its call: what a callee sees that was entered from another instance."""
+    TARGET_SP: Final = 96
+    TARGET_FRAME: Final = 104
     NAN64: Final = 112
     NAN32: Final = 120
     MXCSR: Final = 124
     HOST_MXCSR: Final = 128
-    ROUTINES: Final = 136
+    CROSSED: Final = 136
+    """The address in `rt_cross` behind its call: what a callee sees that was entered from another instance."""
+    ROUTINES: Final = 144
     """Pointers to the runtime's routines, in the order of `ROUTINES` below; then one for each trap."""
 
-    ROUTINE_NAMES: Final = ("yield", "exhausted", "leave", "cross", "lazy", "switch", "copy", "fill")
+    ROUTINE_NAMES: Final = (
+        *("yield", "exhausted", "leave", "cross", "lazy", "switch", "copy", "fill"),
+        *("throw", "throw_ref", "unwind"),
+    )
     TRAPS: Final = (
         TrapCode.UNREACHABLE,
         TrapCode.INTEGER_DIVIDE_BY_ZERO,
@@ -103,7 +108,9 @@ class Instance:
     """Pointer to the memory with index 0 (or an empty one)."""
     FUNCS: Final = 8
     """Pointer to the entry addresses of the functions that the module defines, which its instances share."""
-    AREAS: Final = 16
+    HANDLERS: Final = 16
+    """Pointer to the pointer to the module's table of handlers (`Handler`)."""
+    AREAS: Final = 24
 
 
 class Memory:
@@ -128,3 +135,43 @@ class Descriptor:
     INSTANCE: Final = 16
     """Zero for a function of the host."""
     NBYTES: Final = 32
+
+
+class Handler:
+    """A record of where exceptions go from a return address; buckets of a table are lists of them."""
+
+    BUCKETS: Final = 1024
+    """By the lower bits of the return address."""
+    ADDRESS: Final = 0
+    NEXT: Final = 8
+    DELTA: Final = 16
+    """What the code at the address takes off the frame pointer."""
+    CLAUSES: Final = 24
+
+    KIND: Final = 0
+    """Of a clause, in bits: by reference, of any tag, none but the end of the list, for Python only."""
+    REF: Final = 1
+    ALL: Final = 2
+    END: Final = 6
+    LEAVE: Final = 8
+    TAG: Final = 4
+    """Place of the tag in the instance; of the end: the slots of the function's frame."""
+    TARGET: Final = 8
+    SLOT: Final = 16
+    COUNT: Final = 20
+    """Slots of the payload, at SLOT from the frame pointer."""
+    CLAUSE_NBYTES: Final = 24
+
+
+class Caught:
+    """What an activation points to: entries of caught exceptions, referred to by FIRST plus their number."""
+
+    OWNER: Final = 0
+    """The instance that may throw without Python."""
+    NEXT: Final = 8
+    END: Final = 16
+    FIRST: Final = 24
+    ENTRIES: Final = 32
+    """Each has the tag and the payload."""
+    ENTRY_NBYTES: Final = 64
+    PAYLOAD_SLOTS: Final = 6

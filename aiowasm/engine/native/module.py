@@ -11,6 +11,7 @@ import aiowasm.engine.native.operators  # noqa: F401 - fills the compiler's tabl
 from aiowasm.engine.instance import function_name
 from aiowasm.engine.native.code import CodeSpace
 from aiowasm.engine.native.compiler import Compiled, Landing, Layout, compile_function
+from aiowasm.engine.native.handlers import Handlers
 from aiowasm.engine.native.layout import Activation
 from aiowasm.errors import FrameInfo, InvalidError, LimitError, MalformedError
 from aiowasm.validation.module import validate_function_steps
@@ -80,6 +81,7 @@ class ModuleCode:
         self.stencils = stencils
         self.layout = Layout(validated)
         self.sites: list[Site] = []
+        self.handlers = Handlers()
         self._errors: dict[int, Exception] = {}
         count = len(validated.funcs) - validated.nimported_funcs
         lazy = Activation.routine("lazy")

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from aiowasm.engine.native import compiler as c
 from aiowasm.engine.native.compiler import OTHERS, Compiler
+from aiowasm.engine.native.layout import Caught
 from aiowasm.engine.native.stencils import C32, C64, CF, F, R, V, slot
 from aiowasm.engine.native.values import is_function_type, slots_of
 from aiowasm.engine.operators import EVALUATE
@@ -690,11 +691,22 @@ def _throw(self: Compiler, op: int, immediate: Any, _index: int) -> None:
     if BY_CODE[op].name == "throw":  # type: ignore[union-attr]
         comptype = self.validated.tags[immediate].comptype
         params = comptype.params if isinstance(comptype, FuncType) else ()
-        _leave(self, "throw", params, (), immediate, (params, ()))
+        row = (params, ())
+        if slots_of(params) > Caught.PAYLOAD_SLOTS or any(isinstance(each, RefType) for each in params):
+            _leave(self, "throw", params, (), immediate, row)
+        else:
+            base = len(self.stack) - slots_of(params)
+            self.flush(base)
+            place, tag = slot(self.nlocals + base), self.layout.tags + 8 * immediate
+            site = self.site("throw", base, immediate, row)
+            self.out += self.stencils.fragment["throw", "HA", place, "HB", tag, "WA", site]
     elif BY_CODE[op].name == "rethrow":  # type: ignore[union-attr]
         _leave(self, "rethrow", (), (), immediate.start, ((), ()))
     else:
-        _leave(self, "throw_ref", (_I64,), (), None, ((_I64,), ()))
+        base = len(self.stack) - 1
+        self.flush(base)
+        site = self.site("throw_ref", base, None, ((_I64,), ()))
+        self.out += self.stencils.fragment["throw_ref", "HA", slot(self.nlocals + base), "WA", site]
     self.dead = True
 
 

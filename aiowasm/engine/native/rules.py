@@ -376,6 +376,7 @@ def _rethrow(call: Call) -> Outcome | None:
 def _throw(call: Call) -> Outcome | None:
     tag = call.instance.tags[call.site.immediate]
     exception = ExnInst(call.instance.heap, tag, tuple(call.operands()))
+    call.execution.let_throw(call.instance)
     return call.execution.unwind(exception)
 
 

@@ -7,7 +7,7 @@ r8 slots left, rdi constant pool, r15 instance; rax rcx rdx r10 r11 scratch. Hol
 
 from __future__ import annotations
 
-from aiowasm.engine.native.layout import Activation, Descriptor, Instance, Memory, Status, Table
+from aiowasm.engine.native.layout import Activation, Caught, Descriptor, Handler, Instance, Memory, Status, Table
 from aiowasm.errors import TrapCode
 
 __all__ = ("FRAGMENTS", "ROUTINES")
@@ -36,6 +36,37 @@ def _trap(code: TrapCode) -> str:
 def _exit(status: int) -> str:
     return _SAVE + f"movq ${status},{Activation.STATUS}(%r13); call *{Activation.routine('switch')}(%r13); "
 
+
+_ENTRIES_MAX = 1 << 20
+_UNWIND = (
+    # Look for a handler: rsi the return address's place, rdi its frame, rbx its instance, r9 slots and r12 bytes of the
+    # frames before. r11 is the exception's reference if it has one. Nothing is changed before one is found.
+    f"movq %rax,{Activation.ARGUMENT}(%r13); movq %rsp,%rsi; movq %rbp,%rdi; movq %r15,%rbx; xorl %r9d,%r9d; ",
+    f"xorl %r12d,%r12d; 1: movq (%rsi),%rcx; cmpq {Activation.CROSSED}(%r13),%rcx; je 7f; ",
+    f"movq {Instance.HANDLERS}(%rbx),%rax; movq (%rax),%rax; andl ${Handler.BUCKETS - 1},%ecx; ",
+    "movq (%rax,%rcx,8),%rax; movq (%rsi),%rcx; ",
+    f"21: testq %rax,%rax; je 8f; cmpq {Handler.ADDRESS}(%rax),%rcx; je 22f; movq {Handler.NEXT}(%rax),%rax; jmp 21b; ",
+    f"22: cmpq %rsp,%rsi; je 2f; subq {Handler.DELTA}(%rax),%rdi; 2: addq ${Handler.CLAUSES},%rax; ",
+    f"3: movl {Handler.KIND}(%rax),%ecx; testl ${Handler.ALL},%ecx; jne 4f; movl {Handler.TAG}(%rax),%ecx; ",
+    f"cmpq (%rbx,%rcx),%r10; je 5f; addq ${Handler.CLAUSE_NBYTES},%rax; jmp 3b; ",
+    f"4: cmpl ${Handler.END},%ecx; jne 5f; movl {Handler.TAG}(%rax),%ecx; addq %rcx,%r9; addq $8,%rsi; jmp 1b; ",
+    "7: movq 8(%rsi),%rbx; addl $16,%r12d; addq $16,%rsi; jmp 1b; ",
+    f"8: movq {Activation.ARGUMENT}(%r13),%rax; jmp *{Activation.routine('leave')}(%r13); ",
+    # Found: make an entry of it if it is caught by reference and has none.
+    f"5: testl ${Handler.LEAVE},{Handler.KIND}(%rax); jne 8b; testl ${Handler.REF},{Handler.KIND}(%rax); je 6f; ",
+    f"testq %r11,%r11; jne 6f; movq {Activation.CAUGHT}(%r13),%rcx; movq {Caught.NEXT}(%rcx),%r11; ",
+    f"cmpq {Caught.END}(%rcx),%r11; jae 8b; addq ${Caught.ENTRY_NBYTES},{Caught.NEXT}(%rcx); movq %r10,(%r11); ",
+    "movups (%rdx),%xmm0; movups %xmm0,8(%r11); movups 16(%rdx),%xmm0; movups %xmm0,24(%r11); ",
+    "movups 32(%rdx),%xmm0; movups %xmm0,40(%r11); subq %rcx,%r11; ",
+    # ENTRIES is less than an entry, so that this is its number.
+    f"shrq ${Caught.ENTRY_NBYTES.bit_length() - 1},%r11; addq {Caught.FIRST}(%rcx),%r11; ",
+    # Go there. The payload moves down, if at all.
+    f"6: movslq {Handler.SLOT}(%rax),%r10; addq %rdi,%r10; movl {Handler.COUNT}(%rax),%ecx; ",
+    "61: decl %ecx; js 62f; movq (%rdx),%xmm0; movq %xmm0,(%r10); addq $8,%rdx; addq $8,%r10; jmp 61b; ",
+    f"62: testl ${Handler.REF},{Handler.KIND}(%rax); je 63f; movq %r11,(%r10); ",
+    f"63: addq %r9,%r8; addq %r12,{Activation.DEPTH_LIMIT}(%r13); movq %rbx,%r15; movq %rdi,%rbp; leaq 8(%rsi),%rsp; ",
+    f"movq {Handler.TARGET}(%rax),%rax; movq {Activation.POOL}(%r13),%rdi; {_MEMORY} jmp *%rax",
+)
 
 ROUTINES: dict[str, str] = {
     # C: long resume(activation). Leaves the host's stack, enters the guest's.
@@ -75,6 +106,15 @@ ROUTINES: dict[str, str] = {
     "rt_land": _RELOAD
     + f"movq {Activation.TARGET_SP}(%r13),%rsp; movq {Activation.TARGET_FRAME}(%r13),%rbp; "
     + f"jmp *{Activation.TARGET}(%r13)",
+    # Throws tag r10 with the payload from rdx on; eax is the rule for what is not usual.
+    "rt_throw": f"movq {Activation.CAUGHT}(%r13),%rcx; testq %rcx,%rcx; je 9f; cmpq %r15,{Caught.OWNER}(%rcx); jne 9f; "
+    f"xorl %r11d,%r11d; jmp *{Activation.routine('unwind')}(%r13); 9: jmp *{Activation.routine('leave')}(%r13)",
+    # The same for the reference in the slot rdx points to, which must be one to an entry.
+    "rt_throw_ref": f"movq (%rdx),%r11; movq {Activation.CAUGHT}(%r13),%rcx; testq %rcx,%rcx; je 9f; movq %r11,%r10; "
+    f"subq {Caught.FIRST}(%rcx),%r10; cmpq ${_ENTRIES_MAX},%r10; jae 9f; imulq ${Caught.ENTRY_NBYTES},%r10,%r10; "
+    f"leaq {Caught.ENTRIES}(%rcx,%r10),%rdx; cmpq {Caught.NEXT}(%rcx),%rdx; jae 9f; movq (%rdx),%r10; addq $8,%rdx; "
+    f"jmp *{Activation.routine('unwind')}(%r13); 9: jmp *{Activation.routine('leave')}(%r13)",
+    "rt_unwind": "".join(_UNWIND),
     # A function without code yet: eax is its index; Python answers with where its code is.
     "rt_lazy": _exit(Status.LAZY) + _RELOAD + f"movq {Activation.ARGUMENT}(%r13),%rax; jmp *%rax",
     # Calls descriptor rax of another instance, or of the host.
@@ -180,6 +220,8 @@ FRAGMENTS: dict[str, str] = {
     "offset": "movabsq $HQ,%rax; addq %rax,%rbx",
     "offset64": f"movabsq $HQ,%rax; addq %rax,%rbx; jnc 1f; {_trap(TrapCode.MEMORY_OUT_OF_BOUNDS)}; 1:",
     "leave": f"movl $WA,%eax; call *{Activation.routine('leave')}(%r13)",
+    "throw": f"leaq HA(%rbp),%rdx; movq HB(%r15),%r10; movl $WA,%eax; call *{Activation.routine('throw')}(%r13)",
+    "throw_ref": f"leaq HA(%rbp),%rdx; movl $WA,%eax; call *{Activation.routine('throw_ref')}(%r13)",
     "bulk_copy": f"leaq HA(%rbp),%rdx; movl $WA,%eax; call *{Activation.routine('copy')}(%r13)",
     "bulk_fill": f"leaq HA(%rbp),%rdx; movl $WA,%eax; call *{Activation.routine('fill')}(%r13)",
 }

@@ -80,7 +80,7 @@ class Program:
     calls: tuple[Call, ...]
 
 
-def _flat(valtype: ValType) -> tuple[NumType, ...]:
+def flat(valtype: ValType) -> tuple[NumType, ...]:
     """What stands for a value in an exported function's type."""
     if valtype in (F32, I32) or isinstance(valtype, RefType):
         return (I32,)
@@ -160,7 +160,7 @@ def _prologue(code: Emitter) -> None:
     code.op("global.set", 0)
 
 
-def _flatten(code: Emitter, valtypes: Types) -> None:
+def flatten(code: Emitter, valtypes: Types) -> None:
     """Turn the values on the stack into what stands for them."""
     locals_ = [code.local(valtype) for valtype in valtypes]
     for local in reversed(locals_):
@@ -177,7 +177,7 @@ def _flatten(code: Emitter, valtypes: Types) -> None:
             code.op("i64x2.extract_lane", 1)
 
 
-def _unflatten(code: Emitter, valtypes: Types) -> None:
+def unflatten(code: Emitter, valtypes: Types) -> None:
     """Push the arguments that the locals stand for."""
     local = 0
     for valtype in valtypes:
@@ -191,7 +191,7 @@ def _unflatten(code: Emitter, valtypes: Types) -> None:
             code.op("i64x2.splat")
             code.op("local.get", local + 1)
             code.op("i64x2.replace_lane", 1)
-        local += len(_flat(valtype))
+        local += len(flat(valtype))
 
 
 def _export(module: ModuleBuilder, rng: Random, name: str, functype: FuncType, code: Emitter) -> FuncType:
@@ -208,15 +208,15 @@ def _wrapper(module: ModuleBuilder, rng: Random, funcidx: int) -> FuncType:
     # Without multi-value only the last result is seen.
     seen = inner.results if Feature.MULTI_VALUE in module.features else tuple(t for t in inner.results if t is not V128)
     functype = FuncType(
-        tuple(flat for t in inner.params for flat in _flat(t)), tuple(flat for t in seen for flat in _flat(t))
+        tuple(each for t in inner.params for each in flat(t)), tuple(each for t in seen for each in flat(t))
     )
     code = Emitter(module, rng, functype)
     code.op("i32.const", _BUDGET)
     code.op("global.set", 0)
-    _unflatten(code, inner.params)
+    unflatten(code, inner.params)
     code.op("call", funcidx)
     if seen == inner.results:
-        _flatten(code, inner.results)
+        flatten(code, inner.results)
     else:
         code.op("drop")
     return _export(module, rng, f"f{funcidx}", functype, code)
@@ -230,10 +230,10 @@ def _state(module: ModuleBuilder, rng: Random) -> list[tuple[str, FuncType]]:
             globaltype.valtype is V128 and Feature.MULTI_VALUE not in module.features
         ):
             continue
-        functype = FuncType((), _flat(globaltype.valtype))
+        functype = FuncType((), flat(globaltype.valtype))
         code = Emitter(module, rng, functype)
         code.op("global.get", index)
-        _flatten(code, (globaltype.valtype,))
+        flatten(code, (globaltype.valtype,))
         made.append((f"state{index}", _export(module, rng, f"state{index}", functype, code)))
     if Feature.REFERENCE_TYPES in module.features:
         functype = FuncType((), (I32,))

@@ -20,6 +20,33 @@ _F64 = (
     *(0x43E0 << 48, 0xC3E0 << 48, 0x43F0 << 48, 0x3FE0 << 48, 0xBFE0 << 48, 0x3FF8 << 48, 0x4004 << 48),
     *(0x47EF_FFFF_E000_0000, 0x47EF_FFFF_F000_0000, 0x36A0 << 48, 0x3690 << 48, 0x4330_0000_0000_0001),
 )
+_I32 = (*(0, 1, 2, 3, 7, 8, 15, 16, 31, 32, 33, 63, 64, 127, 128, 255, 256), *(0x7FFF, 0x8000, 0xFFFF, 0x1_0000))
+_INTEGERS = {
+    width: tuple(
+        dict.fromkeys(
+            each & ((1 << width) - 1)
+            for each in (*_I32, *(-each for each in _I32), (1 << width - 1) - 1, 1 << width - 1, (1 << width - 1) + 1)
+        )
+    )
+    for width in (32, 64)
+}
+EDGES: dict[NumType, tuple[int, ...]] = {
+    I32: (*_INTEGERS[32], 0xFF7F_FFFF, 0x4EFF_FFFF),
+    I64: (
+        *_INTEGERS[64],
+        0x7FFF_FFFF,
+        0x8000_0000,
+        0xFFFF_FFFF,
+        0x1_0000_0000,
+        0xFFFF_FFFF_7FFF_FFFF,
+        1 << 53,
+        1 << 62,
+    ),
+    F32: _F32,
+    F64: _F64,
+    V128: (),
+}
+"""Values at which operators of a type could go wrong; of v128 there are too many."""
 
 
 def _integer(rng: Random, width: int) -> int:

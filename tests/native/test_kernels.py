@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from aiowasm.binary.decoder import decode
-from aiowasm.engine.base import NO_LIMIT, Engine, Outcome
+from aiowasm.engine.base import Engine, Outcome
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.heap import Heap
 from aiowasm.engine.instantiate import Bounds, Import, instantiate
@@ -64,7 +64,7 @@ def ours(engine: Engine, binary: bytes, made: list[tuple[str, list[int | float]]
         recording.records.clear()
     exports = {each.name: each.index for each in validated.module.exports if each.kind == "func"}
     for export, arguments in made:
-        finish(start(recording, instance.funcs[exports[export]], *arguments, limit=NO_LIMIT), slice_fuel)
+        finish(start(recording, instance.funcs[exports[export]], *arguments, call_depth=10_000), slice_fuel)
     return recording
 
 

@@ -17,11 +17,14 @@ from aiowasm.engine.native.builder.lowering import lowerings
 from aiowasm.engine.native.builder.shapes import Lowering, llvm_type
 from aiowasm.engine.native.builder.target import NEXT, TARGET, Target
 from aiowasm.engine.native.builder.x86_64 import X86
+from aiowasm.syntax.instructions import BY_NAME
 
 __all__ = ("TARGETS", "build_blob", "stencil_ir")
 
 MEMORIES: Final = ("", "w", "m", "mw")
 """Address variants: memory 0 or another one (m), 32-bit or 64-bit (w) addresses."""
+_FREE: Final = frozenset((f"{BY_NAME['i32.wrap_i64'].code:x}",))
+"""What costs no code: registers and slots hold an i32 with any upper half."""
 _LABELS: Final = ("enter_entry", "loop_head", "rt_crossed", "rt_entered")
 
 
@@ -120,7 +123,8 @@ def stencil_ir(target: Target, cases: dict[str, Lowering]) -> str:
         target.globals,
     ]
     for code, lowered in cases.items():
-        parts += _instruction(target, code, lowered)
+        if code not in _FREE:
+            parts += _instruction(target, code, lowered)
     for name, text in (target.fragments | target.routines).items():
         quoted = f"\\22{name}\\22"
         parts.append(f'module asm ".type {quoted},@function; {quoted}: {text}; .size {quoted}, .-{quoted}"\n')

@@ -143,20 +143,17 @@ FRAGMENTS: dict[str, str] = {
     "ldR": "movq HA(%rbp),%rbx",
     "stR": "movq %rbx,HA(%rbp)",
     "stF": "movsd %xmm1,HA(%rbp)",
-    "ldF": "movsd HA(%rbp),%xmm1",
     "stV": "movups %xmm1,HA(%rbp)",
     "ldV": "movups HA(%rbp),%xmm1",
     "immR": "movl $WA,%ebx",
     "imm64R": "movabsq $HQ,%rbx",
     "imm64S": "movabsq $HQ,%rax; movq %rax,HA(%rbp)",
-    "imm64F": "movabsq $HQ,%rax; movq %rax,%xmm1",
     "mov": "movq HB(%rbp),%rax; movq %rax,HA(%rbp)",
     "movV": "movups HB(%rbp),%xmm0; movups %xmm0,HA(%rbp)",
     "stC": "movq $KB,HA(%rbp)",
     "zero": "movq %rax,HA(%rbp)",
     "zeroA": "xorl %eax,%eax",
     "R2F": "movq %rbx,%xmm1",
-    "F2R": "movq %xmm1,%rbx",
     "zeros": "leaq HA(%rbp),%rax; movl $WA,%ecx; 1: movq $0,(%rax); addq $8,%rax; decl %ecx; jne 1b",
     "copy": "leaq HB(%rbp),%rax; leaq HA(%rbp),%rdx; movl $WA,%ecx; 1: movq (%rax),%r10; movq %r10,(%rdx); "
     "addq $8,%rax; addq $8,%rdx; decl %ecx; jne 1b",
@@ -188,7 +185,6 @@ FRAGMENTS: dict[str, str] = {
     f"jmp *{Descriptor.CODE}(%rax); 1: testq %rcx,%rcx; je 2f; movq {Activation.CROSSED}(%r13),%rdx; "
     f"cmpq %rdx,(%rsp); jne 2f; movq %rcx,%r15; {_MEMORY} jmp *{Descriptor.CODE}(%rax); "
     f"2: jmp *{Activation.routine('cross')}(%r13)",
-    "jmp": "jmp TARGET",
     "unreachable": _trap(TrapCode.UNREACHABLE),
     "brR.t": "testl %ebx,%ebx; jne TARGET",
     "brR.f": "testl %ebx,%ebx; je TARGET",

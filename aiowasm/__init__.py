@@ -27,6 +27,7 @@ from aiowasm.features import ALL, DEFAULT, PROFILES, WASM_1, WASM_2, WASM_3, Fea
 if TYPE_CHECKING:
     from aiowasm.host.command import Process, open_command, run_command
     from aiowasm.host.module import HostModule
+    from aiowasm.host.stubs import stub_imports
     from aiowasm.host.types import externref, f32, f64, funcref, i32, i64, u32, u64, v128
     from aiowasm.store.caller import Caller
     from aiowasm.store.func import Func
@@ -94,6 +95,7 @@ __all__ = (
     "i64",
     "open_command",
     "run_command",
+    "stub_imports",
     "u32",
     "u64",
     "v128",
@@ -105,6 +107,7 @@ _HOMES = {
     "open_command": "aiowasm.host.command",
     "run_command": "aiowasm.host.command",
     "HostModule": "aiowasm.host.module",
+    "stub_imports": "aiowasm.host.stubs",
     "externref": "aiowasm.host.types",
     "f32": "aiowasm.host.types",
     "f64": "aiowasm.host.types",

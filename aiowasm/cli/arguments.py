@@ -10,9 +10,11 @@ from aiowasm.features import PROFILES, Feature, Features
 
 __all__ = (
     "ENGINES",
+    "Address",
     "Directory",
     "add_engine",
     "add_features",
+    "address",
     "directory",
     "features",
     "natural",
@@ -21,6 +23,7 @@ __all__ = (
 )
 
 ENGINES = ("auto", "native", "interpreter")
+_MAX_PORT = 0xFFFF
 
 
 class Directory(NamedTuple):
@@ -29,6 +32,13 @@ class Directory(NamedTuple):
     host: str
     guest: str
     read_only: bool
+
+
+class Address(NamedTuple):
+    """Where to listen."""
+
+    host: str
+    port: int
 
 
 def natural(text: str) -> int:
@@ -68,6 +78,19 @@ def directory(text: str) -> Directory:
     if not host or (colons and not guest):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form HOST[::GUEST][:ro]")
     return Directory(host, guest or host, rest != text)
+
+
+def address(text: str) -> Address:
+    """HOST:PORT; a host with colons in brackets."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon = ""
+    # Only what int() and all systems take for a number: digits of ASCII.
+    if not host or not colon or not (port.isascii() and port.isdigit()) or int(port) > _MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form HOST:PORT")
+    return Address(host, int(port))
 
 
 def features(text: str) -> Features:

@@ -38,6 +38,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--env", metavar="K=V", action="append", default=[], type=arguments.variable, help="an environment variable"
     )
+    parser.add_argument("--env-inherit", action="store_true", help="pass the environment on; --env comes on top of it")
     parser.add_argument(
         "--dir",
         metavar="HOST[::GUEST][:ro]",
@@ -45,6 +46,19 @@ def _run(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=arguments.directory,
         help="let the guest use a folder, under another name if one is given; :ro: reading only",
+    )
+    parser.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        action="append",
+        default=[],
+        type=arguments.address,
+        help="let the guest accept connections; the descriptors of listeners follow those of folders, the first is 3",
+    )
+    parser.add_argument(
+        "--stub-imports",
+        action="store_true",
+        help="let functions that nobody provides trap when they are called, rather than refuse the module",
     )
     parser.add_argument("--fuel", metavar="N", type=arguments.natural, help="trap after this many instructions")
     parser.add_argument("--timeout", metavar="S", type=arguments.seconds, help="stop after this many seconds")

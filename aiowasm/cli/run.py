@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -14,18 +12,18 @@ import anyio
 from aiowasm.binary.decoder import decode
 from aiowasm.binary.encoder import encode
 from aiowasm.cli import failures
-from aiowasm.cli.arguments import Directory
 from aiowasm.cli.describe import import_types
 from aiowasm.cli.engines import require
 from aiowasm.cli.failures import FileError, MissingImportsError, printable
 from aiowasm.cli.files import Source
-from aiowasm.cli.numbers import ArgumentError, parse_values, print_value
+from aiowasm.cli.grants import granted, limits
+from aiowasm.cli.numbers import parse_values, print_value
 from aiowasm.errors import AiowasmError, ExitError, FrameInfo, InvalidError, LinkError, Trap, WasmException
 from aiowasm.features import ALL, DEFAULT, Features
-from aiowasm.host.wasi import HostDir, Wasi
-from aiowasm.host.wasi.abi import FUNCTIONS
-from aiowasm.host.wasi.module import SNAPSHOT_0, SNAPSHOT_1
-from aiowasm.store.limits import Limits
+from aiowasm.host.module import HostModule
+from aiowasm.host.stubs import stub_imports
+from aiowasm.host.wasi import Wasi
+from aiowasm.host.wasi.abi import FUNCTIONS, SNAPSHOTS
 from aiowasm.store.module import Module
 from aiowasm.store.store import Store
 from aiowasm.syntax import module as syntax
@@ -94,20 +92,22 @@ class Program:
 
 
 async def _run(options: argparse.Namespace, program: Program, features: Features) -> int:
-    wasi = _wasi(options)
-    with anyio.move_on_after(options.timeout):
+    stubs: dict[str, HostModule] = {}
+    with anyio.move_on_after(options.timeout), granted(options) as wasi:
         try:
             module = await Module.from_bytes(
                 program.binary, features=features, validation="eager" if options.validate else "lazy"
             )
-            async with Store[None](engine=options.engine, features=features, limits=_limits(options)) as store:
+            if options.stub_imports:
+                stubs = stub_imports(module)
+            async with Store[None](engine=options.engine, features=features, limits=limits(options)) as store:
                 if options.invoke is not None:
-                    return await _invoke(store, module, wasi, options.invoke, options.args)
-                return _status((await store.run_command(module, wasi)).exit_code)
+                    return await _invoke(store, module, wasi, stubs, options.invoke, options.args)
+                return _status((await store.run_command(module, wasi, imports=stubs)).exit_code)
         except ExitError as error:
             return _status(error.exit_code)
         except LinkError as error:
-            raise FileError(options.file, _missing(program.binary, features) or error) from None
+            raise FileError(options.file, _missing(program.binary, features, stubs) or error) from None
         except (Trap, WasmException):
             raise
         except AiowasmError as error:
@@ -116,55 +116,20 @@ async def _run(options: argparse.Namespace, program: Program, features: Features
     return failures.DEADLINE
 
 
-def _wasi(options: argparse.Namespace) -> Wasi:
-    try:
-        return Wasi(
-            [Path(options.file).name, *([] if options.invoke else options.args)],
-            dict(options.env),
-            stdin=sys.stdin.buffer,
-            stdout=sys.stdout.buffer,
-            stderr=sys.stderr.buffer,
-            fs=_directories(options.dir),
-        )
-    except ValueError as error:  # arguments that no guest can be given
-        raise ArgumentError(str(error)) from None
-
-
-def _limits(options: argparse.Namespace) -> Limits:
-    standard = Limits()
-    pages = standard.memory_pages if options.memory_pages is None else options.memory_pages
-    return Limits(memory_pages=pages, total_memory_pages=max(pages, standard.total_memory_pages), fuel=options.fuel)
-
-
-def _directories(directories: list[Directory]) -> Mapping[str, HostDir]:
-    mounted: dict[str, HostDir] = {}
-    for directory in directories:
-        if directory.guest in mounted:
-            raise ArgumentError(f"two folders would be {directory.guest!r} for the guest")
-        try:
-            mounted[directory.guest] = HostDir(directory.host, read_only=directory.read_only)
-        except OSError as error:
-            error.filename = None
-            raise FileError(directory.host, error) from None
-        except (NotImplementedError, ValueError) as error:
-            raise ArgumentError(f"--dir {directory.host}: {error}") from None
-    return mounted
-
-
 def _status(exit_code: int) -> int:
     """The exit status for a guest's: a process has eight bits for it, and failure must not become success."""
     return exit_code % 256 or (failures.FAILED if exit_code else 0)
 
 
-async def _invoke(store: Store[Any], module: Module, wasi: Wasi, name: str, arguments: list[str]) -> int:
+async def _invoke(
+    store: Store[Any], module: Module, wasi: Wasi, stubs: dict[str, HostModule], name: str, arguments: list[str]
+) -> int:
     exported = {export.name: export.type for export in module.exports if export.kind == "func"}
     functype = exported.get(name)
     if not isinstance(functype, FuncType):
         raise LinkError(f"unknown export: the module exports no function {name!r}")
     values = parse_values(functype.params, arguments)
-    imported = {entry.module for entry in module.imports}
-    imports = {where: host for where, host in wasi.imports().items() if where in imported}
-    instance = await store.instantiate(module, imports=imports)
+    instance = await store.instantiate(module, imports={**wasi.imports(module), **stubs})
     result = await instance.call(name, *values)
     results = (result,) if len(functype.results) == 1 else result or ()
     for valtype, value in zip(functype.results, results, strict=True):
@@ -172,12 +137,13 @@ async def _invoke(store: Store[Any], module: Module, wasi: Wasi, name: str, argu
     return 0
 
 
-def _missing(data: bytes, features: Features) -> LinkError | None:
+def _missing(data: bytes, features: Features, stubs: dict[str, HostModule]) -> LinkError | None:
     """All imports that nobody here provides, each with its type."""
+    there = {name: host.definitions for name, host in stubs.items()} | dict.fromkeys(SNAPSHOTS, FUNCTIONS)
     missing = [
         (module, name, type_)
         for module, name, type_ in import_types(decode(data, features))
-        if module not in (SNAPSHOT_0, SNAPSHOT_1) or name not in FUNCTIONS
+        if name not in there.get(module, ())
     ]
     return MissingImportsError(missing) if missing else None
 

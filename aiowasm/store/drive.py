@@ -493,7 +493,7 @@ def _ended(activation: Activation, outcome: Outcome) -> NoReturn:
     if not isinstance(error, Exception):
         for instance in _torn(activation):
             instance.shut(EXIT_CANCELLED, f"{type(error).__name__} in a running guest")
-    if not isinstance(error, ExitError | Trap):
+    if not isinstance(error, ExitError) and not (isinstance(error, Trap) and error.frames):
         annotate(error, execution.frames())
         activation.store.restore_stack_pointers(activation)
     error.__traceback__ = without_driver(error.__traceback__)

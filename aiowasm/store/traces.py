@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from aiowasm.errors import AiowasmError, FrameInfo
+from aiowasm.errors import AiowasmError, FrameInfo, Trap
 
 __all__ = ("annotate", "trim", "without_driver")
 
@@ -13,8 +13,10 @@ _OURS = ("aiowasm.engine.", "aiowasm.store.")
 
 
 def annotate(error: BaseException, frames: tuple[FrameInfo, ...]) -> None:
-    """Add *frames* to *error* as a note."""
-    if frames:
+    """Add *frames* to *error*: as a note, or as its own frames if it is a trap that has none, raised by the host."""
+    if isinstance(error, Trap) and not error.frames:
+        error.frames = frames
+    elif frames:
         error.add_note("wasm frames, innermost first:\n" + "\n".join(f"    at {frame}" for frame in frames))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from aiowasm.cli.main import main
+from aiowasm.store.engines import available
 
 WASI = "wasi_snapshot_preview1"
 EXIT = f"""(module
@@ -33,6 +35,8 @@ ARGUMENTS = f"""(module
     (i32.store (i32.const 12) (i32.load (i32.const 4)))
     (drop (call $write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 16)))))
 """
+# Writes its environment in the same way.
+ENVIRONMENT = ARGUMENTS.replace("args_", "environ_")
 # Copies the standard input to the standard error.
 CAT = f"""(module
   (import "{WASI}" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
@@ -298,25 +302,195 @@ def test_an_engine_that_is_not_there(program, command: str, monkeypatch, capsys)
     assert capsys.readouterr().err == "aiowasm: the native engine is not available: no native here\n"
 
 
-def start(*argv: str) -> subprocess.Popen:
+# Whoever runs the tests in the background has made their children deaf to interrupts.
+START = """import signal, sys, aiowasm.cli.main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(aiowasm.cli.main.main())"""
+
+
+def start(*argv: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "aiowasm", *argv],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        [sys.executable, "-c", START, *argv], stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 
-@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs POSIX signals")
-def test_interrupting_a_busy_guest(program) -> None:
-    text = ARGUMENTS.replace("(i32.const 16)))))", "(i32.const 16))) (loop $on (br $on))))")
-    with start("run", program(text)) as process:
-        assert process.stdout.read(1) == b"p"  # the guest runs
+BUSY = {
+    "computing": "",
+    "sleeping": """(i64.store (i32.const 524) (i64.const 0)) (i32.store (i32.const 528) (i32.const 1))
+        (i64.store (i32.const 536) (i64.const 1000000000000))
+        (drop (call $poll (i32.const 512) (i32.const 600) (i32.const 1) (i32.const 700)))""",
+    "reading": """(i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const 1024))
+        (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))""",
+    "writing": """(i32.store (i32.const 4) (i32.const 60000))
+        (loop $more (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))) (br $more))""",
+}
+
+
+def busy(what: str) -> str:
+    """A program that writes a byte and then does something that takes long."""
+    return f"""(module
+      (import "{WASI}" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+      (import "{WASI}" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+      (import "{WASI}" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 2)
+      (func (export "_start")
+        (i32.store (i32.const 4) (i32.const 1))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+        {BUSY[what]}
+        (loop $on (br $on))))"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+@pytest.mark.parametrize("engine", available())
+@pytest.mark.parametrize("what", BUSY)
+def test_interrupting_a_guest(program, what: str, engine: str) -> None:
+    with start("run", "--engine", engine, program(busy(what)), stdin=subprocess.PIPE) as process:
+        assert process.stdout.read(1) == b"\0"  # the guest runs
+        time.sleep(0.2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130  # nothing is read of what it writes, and nothing is written to it
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs terminals")
+def test_interrupting_a_guest_that_reads_from_a_terminal(program) -> None:
+    ours, theirs = os.openpty()
+    with open(ours, "wb", buffering=0) as keyboard, start("run", program(busy("reading")), stdin=theirs) as process:
+        os.close(theirs)
+        assert process.stdout.read(1) == b"\0"
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        _out, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert b"Traceback" not in err
+        assert process.wait(timeout=30) == 130
+        assert process.stderr.read() == b""
+        assert not keyboard.closed
+
+
+@pytest.mark.parametrize("engine", available())
+def test_piping(program, engine: str) -> None:
+    data = bytes(range(256)) * 4000
+    done = subprocess.run(
+        [sys.executable, "-m", "aiowasm", "run", "--engine", engine, program(CAT)],
+        input=data,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", data)
+
+
+ACCEPT = f"""(module
+  (import "{WASI}" "sock_accept" (func $accept (param i32 i32 i32) (result i32)))
+  (import "{WASI}" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "{WASI}" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "{WASI}" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (if (call $accept (i32.const 4) (i32.const 0) (i32.const 100)) (then (call $exit (i32.const 70))))
+    (i32.store (i32.const 0) (i32.const 1024))
+    (i32.store (i32.const 4) (i32.const 100))
+    (if (call $read (i32.load (i32.const 100)) (i32.const 0) (i32.const 1) (i32.const 8))
+      (then (call $exit (i32.const 71))))
+    (i32.store (i32.const 4) (i32.load (i32.const 8)))
+    (if (call $write (i32.load (i32.const 100)) (i32.const 0) (i32.const 1) (i32.const 12))
+      (then (call $exit (i32.const 72))))))
+"""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_listening(program, tmp_path: Path, host: str) -> None:
+    """The descriptors of folders come first; port 0 is any that is free, which is then said."""
+    if host == "[::1]":
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError:
+            pytest.skip("this system has no IPv6")
+    with start("run", "--dir", str(tmp_path), "--listen", f"{host}:0", program(ACCEPT)) as process:
+        said, _, port = process.stderr.readline().decode().strip().rpartition(":")
+        assert said == f"aiowasm: listening at {host}"
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=30) as client:
+            client.sendall(b"echo")
+            client.shutdown(socket.SHUT_WR)
+            assert client.makefile("rb").read() == b"echo"
+        assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize("address", ["80", "host", "::1:80", "localhost:", "localhost:65536", ":80", "localhost:-1"])
+def test_what_is_no_address(program, address: str, capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "--listen", address, program(EXIT % 0)])
+    assert caught.value.code == 2
+    assert f"{address!r} is not of the form HOST:PORT" in capsys.readouterr().err
+
+
+def test_addresses_that_cannot_be_listened_at(program, capsys) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for address in (f"127.0.0.1:{taken.getsockname()[1]}", "..:80", "nul\0l:80", "256.0.0.1.invalid:80"):
+            assert main(["run", "--listen", address, program(EXIT % 0)]) == 1
+            err = capsys.readouterr().err
+            assert err.count("\n") == 1
+            assert "internal error" not in err
+            assert "NUL" in err or err.startswith("aiowasm: ")
+
+
+def test_the_environment_is_passed_on_when_asked_for(program, monkeypatch, capsysbinary) -> None:
+    monkeypatch.setattr(os, "environ", {"HOME": "/root", "A": "1"})
+    assert main(["run", program(ENVIRONMENT)]) == 0
+    assert capsysbinary.readouterr().out == b""
+    assert main(["run", "--env-inherit", "--env", "A=2", "--env", "B=3", program(ENVIRONMENT)]) == 0
+    assert capsysbinary.readouterr().out == b"HOME=/root\0A=2\0B=3\0"
+
+
+REACTOR = f"""(module
+  (import "{WASI}" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "{WASI}" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "said\\n")
+  (global $ready (mut i32) (i32.const 0))
+  (func (export "_initialize") (global.set $ready (i32.add (global.get $ready) (i32.const 41))))
+  (func (export "answer") (param i32) (result i32)
+    (i32.store (i32.const 0) (i32.const 16))
+    (i32.store (i32.const 4) (i32.const 5))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+    (i32.add (global.get $ready) (local.get 0)))
+  (func (export "leave") (param i32) (call $exit (local.get 0))))
+"""
+
+
+@pytest.mark.parametrize("engine", available())
+def test_reactors(program, engine: str, capfd) -> None:
+    path = program(REACTOR)
+    assert main(["run", "--engine", engine, "--invoke", "answer", path, "1"]) == 0
+    assert capfd.readouterr().out == "said\n42\n"
+    assert main(["run", "--engine", engine, "--invoke", "leave", path, "7"]) == 7
+    assert main(["run", "--engine", engine, path]) == 1
+    assert "it is no command" in capfd.readouterr().err
+
+
+STUBBED = f"""(module
+  (import "env" "used" (func $used (param i32 f64) (result i64)))
+  (import "env" "other" (func))
+  (import "{WASI}" "fd_close" (func (param i32) (result i32)))
+  (func (export "_start"))
+  (func $caller (export "calls") (drop (call $used (i32.const 1) (f64.const 2)))))
+"""
+
+
+@pytest.mark.parametrize("engine", available())
+def test_stubs(program, engine: str, capsys) -> None:
+    path = program(STUBBED)
+    options = ["run", "--engine", engine, "--stub-imports"]
+    assert main(["run", "--engine", engine, path]) == 1
+    assert "env.other (func)" in capsys.readouterr().err
+    assert main([*options, path]) == 0
+    assert main([*options, "--invoke", "calls", path]) == 134
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "aiowasm: trap: unreachable (unknown import: env.used)"
+    assert lines[1].startswith("    at $caller @ ")
+    path = program(f'''(module (import "env" "f" (func)) (import "env" "m" (memory 1))
+      (import "{WASI}" "fd_closed" (func)) (func (export "_start")))''')
+    assert main([*options, path]) == 1
+    assert capsys.readouterr().err.splitlines()[1:] == ["  env.m (memory 1)", f"  {WASI}.fd_closed (func)"]
 
 
 def test_who_reads_the_output_may_leave(program) -> None:

@@ -2,7 +2,8 @@
 
     ./run-tests --runtime path/to/aiowasm/tests/wasi/suite_adapter.py      (in a checkout of WebAssembly/wasi-testsuite)
 
-The runner needs Python 3.12. AIOWASM names the command to run, by default `python -m aiowasm` with that Python.
+The runner needs Python 3.12. AIOWASM names the command to run, by default `python -m aiowasm` with that Python;
+AIOWASM_OPTIONS are options of `aiowasm run`, such as `--engine interpreter`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import sys
 
 AIOWASM = shlex.split(os.environ.get("AIOWASM", "")) or [sys.executable, "-m", "aiowasm"]
+OPTIONS = shlex.split(os.environ.get("AIOWASM_OPTIONS", ""))
 
 
 def get_name() -> str:
@@ -21,7 +23,7 @@ def get_name() -> str:
 
 def get_version() -> str:
     result = subprocess.run([*AIOWASM, "version"], capture_output=True, encoding="utf-8", check=True)
-    return result.stdout.split()[1]
+    return result.stdout.splitlines()[0].removeprefix("aiowasm ")
 
 
 def get_wasi_versions() -> list[str]:
@@ -44,7 +46,7 @@ def compute_argv(
     wasi_version: str,
 ) -> list[str]:
     args, env, root = args_env_root
-    argv = [*AIOWASM, "run"]
+    argv = [*AIOWASM, "run", *OPTIONS]
     for name, value in env.items():
         argv += ["--env", f"{name}={value}"]
     if root:

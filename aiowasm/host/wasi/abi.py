@@ -20,6 +20,9 @@ __all__ = (
     "FUNCTIONS",
     "IOVEC",
     "PRESTAT",
+    "SNAPSHOTS",
+    "SNAPSHOT_0",
+    "SNAPSHOT_1",
     "SUBSCRIPTION_NBYTES",
     "SUBSCRIPTION_NBYTES_UNSTABLE",
     "ClockId",
@@ -38,6 +41,11 @@ __all__ = (
     "SubclockFlags",
     "Whence",
 )
+
+SNAPSHOT_0: Final = "wasi_unstable"
+SNAPSHOT_1: Final = "wasi_snapshot_preview1"
+SNAPSHOTS: Final = (SNAPSHOT_1, SNAPSHOT_0)
+"""The names that guests import from."""
 
 
 class Errno(IntEnum):

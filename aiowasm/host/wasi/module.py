@@ -11,16 +11,13 @@ from typing import Any, Final
 
 from aiowasm.host.module import HostModule
 from aiowasm.host.wasi import calls_fd, calls_path, calls_poll, calls_process, calls_sock, unstable
-from aiowasm.host.wasi.abi import FUNCTIONS, Errno, Signature
+from aiowasm.host.wasi.abi import FUNCTIONS, SNAPSHOT_0, SNAPSHOTS, Errno, Signature
 from aiowasm.host.wasi.errno import WasiError, errno_of
 from aiowasm.host.wasi.system import System
 from aiowasm.store.definitions import HostFunction
 from aiowasm.syntax.types import I32, I64, FuncType
 
-__all__ = ("SNAPSHOT_0", "SNAPSHOT_1", "host_module")
-
-SNAPSHOT_0: Final = "wasi_unstable"
-SNAPSHOT_1: Final = "wasi_snapshot_preview1"
+__all__ = ("host_module",)
 
 _TYPES: Final = {"i": I32, "l": I64, "s": I64}
 _NEVER_WAITS: Final = frozenset(
@@ -68,7 +65,7 @@ def host_module(name: str, system: System, functions: Collection[str] = FUNCTION
     Raises:
         ValueError: There is no such snapshot of WASI.
     """
-    if name not in (SNAPSHOT_0, SNAPSHOT_1):
+    if name not in SNAPSHOTS:
         raise ValueError(f"no snapshot of WASI is called {name!r}")
     module = HostModule(name)
     module.on_close = system.close

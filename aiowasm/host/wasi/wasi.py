@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiowasm.errors import AiowasmError, DeadlineError, ExitError, LinkError
 from aiowasm.host.module import HostModule
+from aiowasm.host.wasi.abi import SNAPSHOTS
 from aiowasm.host.wasi.clocks import Clock, FakeClock, SeededRandom, SystemClock
 from aiowasm.host.wasi.descriptors import (
     ALL_RIGHTS,
@@ -19,7 +20,7 @@ from aiowasm.host.wasi.descriptors import (
     StreamDescriptor,
 )
 from aiowasm.host.wasi.filesystem import FileSystem
-from aiowasm.host.wasi.module import SNAPSHOT_0, SNAPSHOT_1, host_module
+from aiowasm.host.wasi.module import host_module
 from aiowasm.host.wasi.paths import place_of
 from aiowasm.host.wasi.sockets import Connection, Listener, check_socket, raw_socket
 from aiowasm.host.wasi.stdio import InputSource, OutputTarget, input_of, output_of
@@ -209,10 +210,10 @@ class Wasi(Command[CommandResult]):
 
 def _imports(system: System, module: Module | None) -> dict[str, HostModule]:
     if module is None:
-        return {name: host_module(name, system) for name in (SNAPSHOT_1, SNAPSHOT_0)}
+        return {name: host_module(name, system) for name in SNAPSHOTS}
     wanted: dict[str, list[str]] = {}
     for entry in module.imports:
-        if entry.module in (SNAPSHOT_1, SNAPSHOT_0):
+        if entry.module in SNAPSHOTS:
             wanted.setdefault(entry.module, []).append(entry.name)
     return {name: host_module(name, system, functions) for name, functions in wanted.items()}
 

@@ -6,7 +6,7 @@ The numbers and names of subsections are those of the standard's appendix and of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -14,14 +14,16 @@ from aiowasm.errors import MalformedError
 from aiowasm.limits import MAX_NAME_NBYTES
 from aiowasm.syntax.leb128 import read_u
 
-__all__ = ("KINDS", "Names", "decode_names")
+__all__ = ("KINDS", "Names", "decode_names", "decode_names_steps")
 
 T = TypeVar("T")
+Steps = Generator[None, None, T]
 
 KINDS = {1: "func", 4: "type", 5: "table", 6: "memory", 7: "global", 8: "elem", 9: "data", 11: "tag"}
 """Subsections that map indices to names."""
 INDIRECT_KINDS = {2: "local", 3: "label", 10: "field"}
 """Subsections that map indices, and then indices within those, to names."""
+_NAMES_PER_STEP = 0xFF
 
 
 @dataclass(slots=True)
@@ -49,26 +51,45 @@ def _name(data: bytes, pos: int, end: int) -> tuple[str, int]:
         raise MalformedError("malformed UTF-8 encoding", offset=pos) from None
 
 
-def _map(data: bytes, pos: int, end: int, into: dict[int, T], read: Callable[[bytes, int, int], tuple[T, int]]) -> int:
+def _map(data: bytes, pos: int, end: int, into: dict[int, str]) -> Steps[int]:
     """Read a map into `into`, so that what was read before an error stays."""
     count, pos = read_u(data, pos, 32)
-    for _ in range(min(count, end - pos)):
+    for number in range(min(count, end - pos)):
         index, pos = read_u(data, pos, 32)
-        value, pos = read(data, pos, end)
-        if pos > end:
-            raise MalformedError("unexpected end", offset=pos)
+        value, pos = _name(data, pos, end)
         into.setdefault(index, value)
+        if number & _NAMES_PER_STEP == _NAMES_PER_STEP:
+            yield
     return pos
 
 
-def _names(data: bytes, pos: int, end: int) -> tuple[dict[int, str], int]:
-    names: dict[int, str] = {}
-    pos = _map(data, pos, end, names, _name)
-    return names, pos
+def _nested(data: bytes, pos: int, end: int, into: dict[int, dict[int, str]]) -> Steps[None]:
+    """Read a map of maps likewise."""
+    count, pos = read_u(data, pos, 32)
+    for number in range(min(count, end - pos)):
+        index, pos = read_u(data, pos, 32)
+        names: dict[int, str] = {}
+        pos = yield from _map(data, pos, end, names)
+        if pos > end:
+            raise MalformedError("unexpected end", offset=pos)
+        into.setdefault(index, names)
+        if number & _NAMES_PER_STEP == _NAMES_PER_STEP:
+            yield
 
 
 def decode_names(data: bytes) -> Names:
     """Decode the content of a custom section `name`, as far as it is well-formed."""
+    steps = decode_names_steps(data)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            names: Names = stop.value
+            return names
+
+
+def decode_names_steps(data: bytes, *, functions_only: bool = False) -> Steps[Names]:
+    """Decode as `decode_names` does, in steps: yields None about every millisecond of work, returns the names."""
     names = Names()
     pos = 0
     while pos < len(data):
@@ -82,13 +103,15 @@ def decode_names(data: bytes) -> Names:
             if kind == 0:
                 names.module, _after = _name(data, pos, end)
             elif kind == 1:
-                _map(data, pos, end, names.functions, _name)
+                yield from _map(data, pos, end, names.functions)
+            elif functions_only:
+                pass
             elif kind == 2:
-                _map(data, pos, end, names.locals, _names)
+                yield from _nested(data, pos, end, names.locals)
             elif kind in KINDS:
-                _map(data, pos, end, names.others.setdefault(KINDS[kind], {}), _name)
+                yield from _map(data, pos, end, names.others.setdefault(KINDS[kind], {}))
             elif kind in INDIRECT_KINDS:
-                _map(data, pos, end, names.nested.setdefault(INDIRECT_KINDS[kind], {}), _names)
+                yield from _nested(data, pos, end, names.nested.setdefault(INDIRECT_KINDS[kind], {}))
         except MalformedError:
             # The size of the subsection says where the next one starts.
             pass

@@ -5,11 +5,11 @@ Instances hold entities directly; there are no store addresses. Knows nothing of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from aiowasm.binary.names import decode_names
+from aiowasm.binary.names import decode_names_steps
 from aiowasm.engine.func import FuncInst
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aiowasm.syntax.matching import DefType
     from aiowasm.validation.module import ValidatedModule
 
-__all__ = ("ModuleInst", "function_name")
+__all__ = ("ModuleInst", "function_name", "name_steps")
 
 _MAX_NAME_LENGTH = 200
 
@@ -97,16 +97,23 @@ class ModuleInst:
 _names: WeakKeyDictionary[ValidatedModule, dict[int, str]] = WeakKeyDictionary()
 
 
+def name_steps(validated: ValidatedModule) -> Generator[None, None, None]:
+    """Make ready what `function_name` needs of a module, in steps; without this, the first trace does at once."""
+    sections = [custom.data for custom in validated.module.customs if custom.name == "name"]
+    found = (yield from decode_names_steps(sections[0], functions_only=True)).functions if sections else {}
+    _names[validated] = found
+
+
 def function_name(instance: ModuleInst, funcidx: int) -> str:
     """What traces call a function: `$name` of the name section if it has one, else `$index`.
 
     Names are the guest's: they are cut, and what cannot be printed is escaped.
     """
-    validated = instance.validated
-    names = _names.get(validated)
+    names = _names.get(instance.validated)
     if names is None:
-        sections = [custom.data for custom in validated.module.customs if custom.name == "name"]
-        names = _names[validated] = decode_names(sections[0]).functions if sections else {}
+        for _ in name_steps(instance.validated):
+            pass
+        names = _names[instance.validated]
     name = names.get(funcidx)
     if not name:
         return f"${funcidx}"

@@ -232,7 +232,7 @@ def step(activation: Activation) -> Outcome:
             execution.limit = activation.accounted + left
         else:  # pause where it would trap: the callback may refuel
             execution.limit = NO_LIMIT
-            slice_fuel = min(slice_fuel, left + 1)
+            slice_fuel = min(slice_fuel, left)
     activation.state = State.RUNNING
     activation.slice_start = perf_counter_ns()
     activation.slice_end = activation.gate.deadline

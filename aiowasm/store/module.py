@@ -12,17 +12,20 @@ from typing import Literal
 import anyio.to_thread
 
 from aiowasm.binary.decoder import decode_steps
+from aiowasm.engine.instance import name_steps
 from aiowasm.errors import InvalidError
 from aiowasm.features import DEFAULT, Features
 from aiowasm.store.gate import stepwise
 from aiowasm.syntax import module as syntax
 from aiowasm.syntax.types import ExternType, FuncExternType, FuncType, GlobalType, MemType, TableType
-from aiowasm.text.parser import parse_module
+from aiowasm.text.parser import parse_module_steps
 from aiowasm.text.positions import Positions
 from aiowasm.validation.module import ValidatedModule, validate_module_steps, validate_shell_steps
 
 __all__ = ("CustomSection", "ExportType", "ImportType", "Module", "Validation")
 
+_MANY_NAMES_NBYTES = 8192
+"""A name section above that is decoded in steps with the module; others when a trace needs them, at once."""
 Validation = Literal["eager", "lazy"]
 Type = FuncType | TableType | MemType | GlobalType
 """The type of an import or export; that of a tag is a function type without results."""
@@ -89,7 +92,7 @@ class Module:
 
     @classmethod
     async def from_text(cls, text: str, *, features: Features = DEFAULT, validation: Validation = "eager") -> Module:
-        """Parse and validate a module in text format (.wat); see `from_bytes`.
+        """Parse and validate a module in text format (.wat), in steps too; see `from_bytes`.
 
         Identifiers become names, as if there were a name section.
         """
@@ -115,7 +118,7 @@ class Module:
     async def _from_text(cls, text: str | bytes, features: Features, validation: Validation) -> Module:
         positions = Positions()
         # Identifiers are kept as names, for traces.
-        module = parse_module(text, features, names=True, positions=positions)
+        module = await stepwise(parse_module_steps(text, features, names=True, positions=positions))
         try:
             return cls(await _validate(module, features, _checked(validation)), None, validation)
         except InvalidError as error:
@@ -206,4 +209,7 @@ async def _validate(module: syntax.Module, features: Features, validation: str) 
     steps: Generator[None, None, ValidatedModule] = (
         validate_shell_steps(module, features) if validation == "lazy" else validate_module_steps(module, features)
     )
-    return await stepwise(steps)
+    validated = await stepwise(steps)
+    if any(custom.name == "name" and len(custom.data) > _MANY_NAMES_NBYTES for custom in module.customs):
+        await stepwise(name_steps(validated))
+    return validated

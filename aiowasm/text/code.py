@@ -6,6 +6,7 @@ Nesting is kept on explicit stacks, so its depth costs memory only. Types, field
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
 from typing import Any
 
 from aiowasm.errors import InvalidError
@@ -28,6 +29,8 @@ _ALIGN = re.compile(r"align=(.+)\Z", re.DOTALL)
 _UNSIGNED = re.compile(r"(?:0x[0-9a-fA-F]+(?:_[0-9a-fA-F]+)*|[0-9]+(?:_[0-9]+)*)\Z")
 _END = BY_NAME["end"]
 _ELSE = BY_NAME["else"]
+_TOKENS_PER_STEP = 200
+"""How many tokens are parsed in a step: about half a millisecond of work."""
 _SPACES = {"func": "func", "type": "type", "tag": "tag", "global": "global", "elem": "elem", "data": "data"}
 
 
@@ -143,11 +146,20 @@ class CodeParser:
 
         `end` is appended, the parenthesis is not passed.
         """
+        for _ in self.expression_steps(single):
+            pass
+
+    def expression_steps(self, single: bool = False) -> Generator[None, None, None]:
+        """Do what `expression` does in steps: yield None now and then."""
         lexer = self.lexer
+        pause = lexer.position + _TOKENS_PER_STEP
         stack: list[_Frame] = []
         self.labels = {}
         self.depth = 0
         while True:
+            if lexer.position > pause:
+                pause = lexer.position + _TOKENS_PER_STEP
+                yield
             kind = lexer.kind
             if kind == "keyword" and not single:
                 self._flat(stack)

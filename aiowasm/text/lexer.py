@@ -8,6 +8,7 @@ are kept aside, under the index of the token that they precede. What tokens mean
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -35,7 +36,10 @@ _NUMBER_FORM = re.compile(
     r"|[0-9]++(?:_[0-9]++)*+(?:\.(?:[0-9]++(?:_[0-9]++)*+)?)?(?:[eE][+-]?[0-9]++(?:_[0-9]++)*+)?"
     r"|inf|nan|nan:0x[0-9a-fA-F]++(?:_[0-9a-fA-F]++)*+)\Z|nan:(?:canonical|arithmetic)\Z"
 )
-_ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F_]+)\}|([0-9a-fA-F]{2})|(.))")
+# How much is done in a step: about half a millisecond of work.
+_CHARACTERS_PER_STEP = 2000
+_TOKENS_SKIPPED_PER_STEP = 5000
+_ESCAPE = re.compile(r"((?:\\[0-9a-fA-F]{2})+)|\\(?:u\{([0-9a-fA-F_]+)\}|(.))")
 _SIMPLE_ESCAPES = {"t": b"\t", "n": b"\n", "r": b"\r", '"': b'"', "'": b"'", "\\": b"\\"}
 
 KEYWORDS = frozenset(BY_MNEMONIC) | frozenset(
@@ -163,6 +167,19 @@ class Lexer:
 
     def __init__(self, text: str | bytes) -> None:
         """Split a text; raises `MalformedError` for what is no token."""
+        self._begin(text)
+        for _ in self._scan():
+            pass
+
+    @classmethod
+    def steps(cls, text: str | bytes) -> Generator[None, None, Lexer]:
+        """Split a text in steps: yield None now and then, return the lexer."""
+        lexer = cls.__new__(cls)
+        lexer._begin(text)
+        yield from lexer._scan()
+        return lexer
+
+    def _begin(self, text: str | bytes) -> None:
         if len(text) > MAX_MODULE_NBYTES:
             raise MalformedError("text too large", line=1, column=1)
         self.source = _decode_text(text)
@@ -172,18 +189,21 @@ class Lexer:
         self.position = 0
         self.annotations: dict[int, list[Annotation]] = {}
         """Index of a token -> the annotations before it."""
-        self._scan()
 
     # Scanning.
 
-    def _scan(self) -> None:
+    def _scan(self) -> Generator[None, None, None]:
         source = self.source
         match_token = _TOKEN.match
         kinds, values, offsets = self.kinds, self.values, self.offsets
         position, depth = 0, 0
         annotation: Annotation | None = None
         annotation_depth = 0
+        pause = _CHARACTERS_PER_STEP
         while position < len(source):
+            if position > pause:
+                pause = position + _CHARACTERS_PER_STEP
+                yield
             match = match_token(source, position)
             if match is None:
                 self._refuse(position, annotation is not None)
@@ -271,11 +291,11 @@ class Lexer:
         for match in _ESCAPE.finditer(body):
             out += body[position : match.start()].encode()
             position = match.end()
-            code, byte, simple = match.groups()
+            run, code, simple = match.groups()
             if simple is not None:
                 out += _SIMPLE_ESCAPES[simple]
-            elif byte is not None:
-                out.append(int(byte, 16))
+            elif run is not None:
+                out += bytes.fromhex(run.replace("\\", ""))
             else:
                 number = int(code.replace("_", ""), 16)
                 if number >= 0x110000 or 0xD800 <= number < 0xE000:
@@ -442,8 +462,17 @@ class Lexer:
 
     def skip_form(self) -> None:
         """Pass one balanced form or one token."""
+        for _ in self.skip_form_steps():
+            pass
+
+    def skip_form_steps(self) -> Generator[None, None, None]:
+        """Do what `skip_form` does in steps: yield None now and then."""
         depth = 0
+        pause = self.position + _TOKENS_SKIPPED_PER_STEP
         while True:
+            if self.position > pause:
+                pause = self.position + _TOKENS_SKIPPED_PER_STEP
+                yield
             kind = self.kind
             if kind == "eof" or (kind == ")" and depth == 0):
                 raise self.unexpected()

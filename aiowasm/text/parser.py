@@ -7,8 +7,9 @@ the types, to read the rest. Instructions, types and literals have their own fil
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sized
+from collections.abc import Generator, Sized
 from dataclasses import replace
+from typing import TypeVar
 
 from aiowasm.features import DEFAULT, Feature, Features
 from aiowasm.syntax.code import encode_instruction, encode_locals, read_instruction
@@ -34,7 +35,10 @@ from aiowasm.text.lexer import Annotation, Lexer
 from aiowasm.text.positions import Positions
 from aiowasm.text.types import Context
 
-__all__ = ("parse_module", "parse_module_fields")
+__all__ = ("parse_module", "parse_module_fields", "parse_module_steps")
+
+T = TypeVar("T")
+Steps = Generator[None, None, T]
 
 _EXTERNS = ("func", "table", "memory", "global", "tag")
 _FUNC = RefType(False, AbsHeapType.FUNC)
@@ -52,11 +56,18 @@ def parse_module(
 
     Raises `MalformedError` for anything else, with line and column.
     """
-    lexer = Lexer(text)
+    return _finish(parse_module_steps(text, features, names=names, positions=positions))
+
+
+def parse_module_steps(
+    text: str | bytes, features: Features = DEFAULT, *, names: bool = False, positions: Positions | None = None
+) -> Steps[Module]:
+    """Parse as `parse_module` does, in steps: yields None about every millisecond of work, returns the module."""
+    lexer = yield from Lexer.steps(text)
     if lexer.at_form("module"):
-        module = parse_module_fields(lexer, features, names=names, positions=positions)
+        module = yield from _module_steps(lexer, features, names, positions)
     else:
-        module = _ModuleParser(lexer, features, names, positions).parse(0)
+        module = yield from _ModuleParser(lexer, features, names, positions).parse(0)
     if lexer.kind != "eof":
         raise lexer.unexpected()
     # An annotation behind the module belongs to nothing.
@@ -68,6 +79,19 @@ def parse_module_fields(
     lexer: Lexer, features: Features = DEFAULT, *, names: bool = False, positions: Positions | None = None
 ) -> Module:
     """Pass `(module ...)` in a text, where `lexer` is before its parenthesis; the rest is as for `parse_module`."""
+    return _finish(_module_steps(lexer, features, names, positions))
+
+
+def _finish(steps: Steps[Module]) -> Module:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            module: Module = stop.value
+            return module
+
+
+def _module_steps(lexer: Lexer, features: Features, names: bool, positions: Positions | None) -> Steps[Module]:
     at = lexer.position
     lexer.open("module")
     lexer.accept("definition")
@@ -75,7 +99,7 @@ def parse_module_fields(
     parser = _ModuleParser(lexer, features, names, positions)
     if names and identifier is not None:
         parser.module_name = identifier[1:]
-    module = parser.parse(at)
+    module = yield from parser.parse(at)
     lexer.close()
     return module
 
@@ -155,23 +179,27 @@ class _ModuleParser:
         self.names: dict[str, dict[int, str]] = {}
         self.hints: dict[int, list[tuple[int, int]]] = {}
 
-    def parse(self, module_start: int) -> Module:
+    def parse(self, module_start: int) -> Steps[Module]:
         """Pass fields up to the parenthesis that closes the module, or the end of the text."""
         lexer = self.lexer
         fields_start = lexer.position
         self._module_names(fields_start)
         self._customs(fields_start)
-        fields = self._number_fields()
+        fields = yield from self._number_fields()
         end = lexer.position
         for position in fields:
             lexer.position = position
             if lexer.at_form("type") or lexer.at_form("rec"):
                 self._type_field()
+                yield
         for position in fields:
             lexer.position = position + 1
             word = lexer.take_keyword()
-            if word not in ("type", "rec"):
+            if word == "func":
+                yield from self._func_field()
+            elif word not in ("type", "rec"):
                 getattr(self, f"_{word}_field")()
+            yield
         lexer.position = end
         _refuse_annotations(lexer, module_start + 1, end)
         return self._module()
@@ -243,7 +271,7 @@ class _ModuleParser:
             lexer.position += 1
         self._name(space, index)
 
-    def _number_fields(self) -> list[int]:
+    def _number_fields(self) -> Steps[list[int]]:
         lexer = self.lexer
         fields: list[int] = []
         defined: str | None = None
@@ -285,9 +313,10 @@ class _ModuleParser:
             if imported and defined is not None:
                 raise lexer.error(f"import after {'function' if defined == 'func' else defined}", lexer.offsets[at])
             lexer.position = at
-            lexer.skip_form()
+            yield from lexer.skip_form_steps()
             fields.append(at)
             self._customs(lexer.position)
+            yield
         if lexer.kind not in (")", "eof"):
             raise lexer.unexpected()
         return fields
@@ -356,7 +385,7 @@ class _ModuleParser:
         lexer.close()
         return True
 
-    def _func_field(self) -> None:
+    def _func_field(self) -> Steps[None]:
         funcidx = self.counts["func"]
         if self._inline("func"):
             return
@@ -387,7 +416,7 @@ class _ModuleParser:
             self.positions.add(start, lexer.offsets[lexer.position])
         encode_locals(self.buffer, runs)
         code.locals, code.hints = names, []
-        code.expression()
+        yield from code.expression_steps()
         lexer.close()
         self.typeidxs.append(typeidx)
         self.starts.append(start)

@@ -303,6 +303,43 @@ async def test_refuelling_in_place(engine: str) -> None:
         assert guest.fuel_consumed > 1000
 
 
+ASKING = """(module (memory (export "memory") 1) (table 4 funcref) (elem declare func $f) (data $d "abc")
+  (global $n (export "n") (mut i32) (i32.const 0))
+  (func $f (param i32) (result i32) (i32.add (local.get 0) (i32.const 1)))
+  (func (export "run")
+    (loop
+      (global.set $n (call $f (global.get $n)))
+      (if (i32.and (global.get $n) (i32.const 1)) (then (drop (i32.const 1))))
+      (memory.fill (i32.const 0) (global.get $n) (i32.const 640))
+      (memory.copy (i32.const 1000) (i32.const 0) (i32.const 320))
+      (memory.init $d (i32.const 2000) (i32.const 0) (i32.const 3))
+      (table.fill (i32.const 0) (ref.func $f) (i32.const 4))
+      (br 0))))"""
+
+
+async def test_the_callback_is_asked_exactly_where_the_guest_would_trap(engine: str) -> None:
+    """27: nothing that fuel does not pay for has been done, a bulk operation neither."""
+    module = await Module.from_text(ASKING)
+    for limit in range(150):
+        ends = []
+        for asks in (False, True):
+            asked: list[int] = []
+
+            async def more(instance: Any, asked: list[int] = asked) -> int:
+                asked.append(instance.fuel_consumed)
+                return 0
+
+            async with Store(engine=engine, limits=Limits(fuel=limit), on_out_of_fuel=more if asks else None) as store:
+                guest = await store.instantiate(module)
+                with pytest.raises(OutOfFuel):
+                    await guest.exports.run()
+                assert guest.memory is not None
+                used = guest.fuel_consumed
+                ends.append((used, guest.globals["n"].value, guest.memory.read(0, 2100)))
+            assert asked == ([used] if asks else [])
+        assert ends[0] == ends[1], limit
+
+
 async def test_extreme_amounts_of_fuel(engine: str) -> None:
     async with Store(engine=engine) as store:
         guest = await store.instantiate(await Module.from_text(LOOP), imports={"env": environment()})

@@ -206,12 +206,16 @@ class Interpreter:
 
     # What rules ask
 
-    def charge(self, units: int) -> None:
-        """Charge *units* of a bulk operation; trap before it writes anything if they exceed the limit."""
-        fuel = self.fuel.cell_contents - units
+    def charge(self, units: int) -> bool:
+        """Charge *units* of a bulk operation; trap before it writes anything if they exceed the limit.
+
+        Returns whether the slice is used up: the operation is then for the next one.
+        """
+        fuel: int = self.fuel.cell_contents - units
         self.fuel.cell_contents = fuel
         if fuel < 0 and self.machine is not None and self.machine.consumed > self.machine.limit:
             raise OutOfFuel
+        return fuel < 0
 
     def tire(self, units: int) -> None:
         """Let the slice end *units* sooner, for work that fuel does not measure; the meter stays as it is."""

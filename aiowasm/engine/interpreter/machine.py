@@ -397,8 +397,9 @@ class Machine:
         self.arguments = (signal.waiter, signal.timeout_ns)
         return Outcome.WAIT
 
-    def _bulk(self, signal: Bulk) -> None:
+    def _bulk(self, signal: Bulk) -> Outcome | None:
         self._work = signal.chunks
+        return Outcome.PAUSED if self.engine.fuel.cell_contents < 0 else None
 
     def _trapped(self, trap: Trap) -> Outcome:
         trap.frames = self.frames_now()

@@ -283,8 +283,7 @@ def _memory_fill(engine: Interpreter, frame: Frame, immediate: Any) -> None:
     start, value, nbytes = _pop(frame.stack, 3)
     memory = frame.instance.mems[immediate]
     _within(start, nbytes, len(memory.view), TrapCode.MEMORY_OUT_OF_BOUNDS)
-    engine.charge(nbytes // _BYTES_PER_UNIT)
-    if nbytes > CHUNK_NBYTES:
+    if engine.charge(nbytes // _BYTES_PER_UNIT) or nbytes > CHUNK_NBYTES:
         raise Bulk(fill_chunks(memory, start, value & 0xFF, nbytes))
     memory.fill(start, value & 0xFF, nbytes)
 
@@ -295,8 +294,7 @@ def _memory_copy(engine: Interpreter, frame: Frame, immediate: Any) -> None:
     to, of = (frame.instance.mems[index] for index in immediate)
     _within(target, nbytes, len(to.view), TrapCode.MEMORY_OUT_OF_BOUNDS)
     _within(source, nbytes, len(of.view), TrapCode.MEMORY_OUT_OF_BOUNDS)
-    engine.charge(nbytes // _BYTES_PER_UNIT)
-    if nbytes > CHUNK_NBYTES:
+    if engine.charge(nbytes // _BYTES_PER_UNIT) or nbytes > CHUNK_NBYTES:
         raise Bulk(copy_chunks(to, target, of, source, nbytes, CHUNK_NBYTES))
     to.copy(target, of, source, nbytes)
 
@@ -308,8 +306,7 @@ def _memory_init(engine: Interpreter, frame: Frame, immediate: Any) -> None:
     memory = frame.instance.mems[immediate[1]]
     _within(target, nbytes, len(memory.view), TrapCode.MEMORY_OUT_OF_BOUNDS)
     _within(source, nbytes, len(data), TrapCode.MEMORY_OUT_OF_BOUNDS)
-    engine.charge(nbytes // _BYTES_PER_UNIT)
-    if nbytes > CHUNK_NBYTES:
+    if engine.charge(nbytes // _BYTES_PER_UNIT) or nbytes > CHUNK_NBYTES:
         raise Bulk(init_chunks(memory, target, data, source, nbytes, CHUNK_NBYTES))
     memory.init(target, data, source, nbytes)
 
@@ -329,8 +326,7 @@ def _table_fill(engine: Interpreter, frame: Frame, immediate: Any) -> None:
     start, value, count = _pop(frame.stack, 3)
     table = frame.instance.tables[immediate]
     _within(start, count, len(table.elements), TrapCode.TABLE_OUT_OF_BOUNDS)
-    engine.charge(count * _ELEMENT_NBYTES // _BYTES_PER_UNIT)
-    if count > CHUNK_ELEMENTS:
+    if engine.charge(count * _ELEMENT_NBYTES // _BYTES_PER_UNIT) or count > CHUNK_ELEMENTS:
         raise Bulk(fill_table_chunks(table, start, value, count))
     table.fill(start, value, count)
 
@@ -341,8 +337,7 @@ def _table_copy(engine: Interpreter, frame: Frame, immediate: Any) -> None:
     to, of = (frame.instance.tables[index] for index in immediate)
     _within(target, count, len(to.elements), TrapCode.TABLE_OUT_OF_BOUNDS)
     _within(source, count, len(of.elements), TrapCode.TABLE_OUT_OF_BOUNDS)
-    engine.charge(count * _ELEMENT_NBYTES // _BYTES_PER_UNIT)
-    if count > CHUNK_ELEMENTS:
+    if engine.charge(count * _ELEMENT_NBYTES // _BYTES_PER_UNIT) or count > CHUNK_ELEMENTS:
         raise Bulk(copy_chunks(to, target, of, source, count, CHUNK_ELEMENTS))
     to.copy(target, of, source, count)
 
@@ -354,8 +349,7 @@ def _table_init(engine: Interpreter, frame: Frame, immediate: Any) -> None:
     table = frame.instance.tables[immediate[1]]
     _within(target, count, len(table.elements), TrapCode.TABLE_OUT_OF_BOUNDS)
     _within(source, count, len(elements), TrapCode.TABLE_OUT_OF_BOUNDS)
-    engine.charge(count * _ELEMENT_NBYTES // _BYTES_PER_UNIT)
-    if count > CHUNK_ELEMENTS:
+    if engine.charge(count * _ELEMENT_NBYTES // _BYTES_PER_UNIT) or count > CHUNK_ELEMENTS:
         raise Bulk(init_chunks(table, target, elements, source, count, CHUNK_ELEMENTS))
     table.init(target, elements, source, count)
 

@@ -96,6 +96,7 @@ class NativeExecution:
         "_stack_slots",
         "_started",
         "_ticket",
+        "_until",
         "_waiter",
         "_waiting",
         "_working",
@@ -254,11 +255,15 @@ class NativeExecution:
         """Add *units* to what is consumed; the next check point compares with the limit."""
         self.consumed += units
 
-    def charge_bulk(self, units: int) -> None:
-        """Charge a bulk operation; trap before it writes anything if that exceeds the limit."""
+    def charge_bulk(self, units: int) -> bool:
+        """Charge a bulk operation; trap before it writes anything if that exceeds the limit.
+
+        Returns whether the slice is used up: the operation is then for the next one.
+        """
         self.consumed += units
         if self.consumed > self.limit:
             raise OutOfFuel
+        return self.consumed > self._until
 
     def deliver(self, results: tuple[Any, ...]) -> None:
         """Answer a host call, a growth or a wait with *results* in engine form."""
@@ -352,7 +357,7 @@ class NativeExecution:
             raise RuntimeError("a host call is unanswered")
         if self._over:
             raise RuntimeError("the execution is over")
-        until = self.consumed + slice_fuel
+        self._until = self.consumed + slice_fuel
         try:
             if not self._started:
                 outcome = self._start()
@@ -376,7 +381,7 @@ class NativeExecution:
                 outcome = self._compile(self._compiling)
                 if outcome is not None:
                     return outcome
-            return self._run(until)
+            return self._run(self._until)
         except Trap as trap:
             return self._trapped(trap)
 
@@ -586,10 +591,12 @@ class NativeExecution:
         self._longs[_ARGUMENT] = native.publish(self._longs[_ARGUMENT] & 0xFFFFFFFF)
         return None
 
-    def work(self, steps: Generator[None, None, None]) -> Outcome | None:
-        """Go on with a bulk operation, in steps, until its time is up."""
+    def work(self, steps: Generator[None, None, None], *, later: bool = False) -> Outcome | None:
+        """Go on with a bulk operation, in steps, until its time is up; begin in the next slice if *later*."""
         end = perf_counter_ns() + _COMPILE_NS
         self._working = steps
+        if later:
+            return Outcome.PAUSED
         for _ in steps:
             if perf_counter_ns() > end:
                 return Outcome.PAUSED

@@ -7,6 +7,7 @@ leaves its results in the same place. Bulk rules check bounds, then charge, then
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiowasm.engine.base import Outcome
@@ -178,9 +179,9 @@ def _memory_fill(call: Call) -> Outcome | None:
     start, value, nbytes = call.operands()
     memory = call.instance.mems[call.site.immediate]
     _within(start, nbytes, len(memory.view), TrapCode.MEMORY_OUT_OF_BOUNDS)
-    call.execution.charge_bulk(nbytes // _BYTES_PER_UNIT)
-    if nbytes > _CHUNK_NBYTES:
-        return call.execution.work(_fill_steps(memory, start, value & 0xFF, nbytes))
+    later = call.execution.charge_bulk(nbytes // _BYTES_PER_UNIT)
+    if later or nbytes > _CHUNK_NBYTES:
+        return call.execution.work(_fill_steps(memory, start, value & 0xFF, nbytes), later=later)
     memory.fill(start, value & 0xFF, nbytes)
     return None
 
@@ -197,9 +198,9 @@ def _memory_copy(call: Call) -> Outcome | None:
     to, of = (call.instance.mems[index] for index in call.site.immediate)
     _within(target, nbytes, len(to.view), TrapCode.MEMORY_OUT_OF_BOUNDS)
     _within(source, nbytes, len(of.view), TrapCode.MEMORY_OUT_OF_BOUNDS)
-    call.execution.charge_bulk(nbytes // _BYTES_PER_UNIT)
-    if nbytes > _CHUNK_NBYTES:
-        return call.execution.work(_copy_steps(to, target, of, source, nbytes))
+    later = call.execution.charge_bulk(nbytes // _BYTES_PER_UNIT)
+    if later or nbytes > _CHUNK_NBYTES:
+        return call.execution.work(_copy_steps(to, target, of, source, nbytes), later=later)
     to.copy(target, of, source, nbytes)
     return None
 
@@ -213,14 +214,26 @@ def _copy_steps(to: MemInst, target: int, of: MemInst, source: int, nbytes: int)
 
 
 @_rule("memory.init")
-def _memory_init(call: Call) -> None:
+def _memory_init(call: Call) -> Outcome | None:
     target, source, nbytes = call.operands()
     data = call.instance.datas[call.site.immediate[0]].data
     memory = call.instance.mems[call.site.immediate[1]]
     _within(target, nbytes, len(memory.view), TrapCode.MEMORY_OUT_OF_BOUNDS)
     _within(source, nbytes, len(data), TrapCode.MEMORY_OUT_OF_BOUNDS)
-    call.execution.charge_bulk(nbytes // _BYTES_PER_UNIT)
-    memory.init(target, data, source, nbytes)
+    return _charged(call, nbytes // _BYTES_PER_UNIT, partial(memory.init, target, data, source, nbytes))
+
+
+def _charged(call: Call, units: int, do: Callable[[], None]) -> Outcome | None:
+    """Do what costs *units*: now, or in the next slice if they use this one up."""
+    if call.execution.charge_bulk(units):
+        return call.execution.work(_once(do), later=True)
+    do()
+    return None
+
+
+def _once(do: Callable[[], None]) -> Generator[None, None, None]:
+    do()
+    yield
 
 
 @_rule("data.drop")
@@ -256,33 +269,34 @@ def _table_grow(call: Call) -> Outcome | None:
 
 
 @_rule("table.fill")
-def _table_fill(call: Call) -> None:
+def _table_fill(call: Call) -> Outcome | None:
     start, value, count = call.operands()
     table = call.instance.tables[call.site.immediate]
     _within(start, count, table.size, TrapCode.TABLE_OUT_OF_BOUNDS)
-    call.execution.charge_bulk(count * _ELEMENT_NBYTES // _BYTES_PER_UNIT)
-    table.fill(start, value, count)
+    units = count * _ELEMENT_NBYTES // _BYTES_PER_UNIT
+    return _charged(call, units, partial(table.fill, start, value, count))
 
 
 @_rule("table.copy")
-def _table_copy(call: Call) -> None:
+def _table_copy(call: Call) -> Outcome | None:
     target, source, count = call.operands()
     to, of = (call.instance.tables[index] for index in call.site.immediate)
     _within(target, count, to.size, TrapCode.TABLE_OUT_OF_BOUNDS)
     _within(source, count, of.size, TrapCode.TABLE_OUT_OF_BOUNDS)
-    call.execution.charge_bulk(count * _ELEMENT_NBYTES // _BYTES_PER_UNIT)
-    to.copy(target, of, source, count)
+    units = count * _ELEMENT_NBYTES // _BYTES_PER_UNIT
+    return _charged(call, units, partial(to.copy, target, of, source, count))
 
 
 @_rule("table.init")
-def _table_init(call: Call) -> None:
+def _table_init(call: Call) -> Outcome | None:
     target, source, count = call.operands()
     elements = call.instance.elems[call.site.immediate[0]].elements
     table = call.instance.tables[call.site.immediate[1]]
     _within(target, count, table.size, TrapCode.TABLE_OUT_OF_BOUNDS)
     _within(source, count, len(elements), TrapCode.TABLE_OUT_OF_BOUNDS)
-    call.execution.charge_bulk(count * _ELEMENT_NBYTES // _BYTES_PER_UNIT)
-    table.init(target, elements, source, count)
+    return _charged(
+        call, count * _ELEMENT_NBYTES // _BYTES_PER_UNIT, partial(table.init, target, elements, source, count)
+    )
 
 
 @_rule("elem.drop")

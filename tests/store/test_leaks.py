@@ -136,6 +136,32 @@ async def test_instances_made_and_closed_leave_nothing(engine: str, linked: bool
         assert store.statistics().memory_pages == 1
 
 
+async def test_host_errors_leave_no_shadow_stack(engine: str) -> None:
+    module = await Module.from_text(
+        """(module (import "env" "fail" (func $fail))
+        (global $sp (export "__stack_pointer") (mut i32) (i32.const 1000000))
+        (func (export "frame") (global.set $sp (i32.sub (global.get $sp) (i32.const 16))) (call $fail)
+          (global.set $sp (i32.add (global.get $sp) (i32.const 16)))))"""
+    )
+    env = HostModule("env")
+    error = KeyError("of the host")
+
+    @env.function
+    def fail() -> None:
+        error.__traceback__ = None
+        error.__notes__ = []
+        raise error
+
+    async with Store(engine=engine, restore_stack_pointer=True) as store:
+        guest = await store.instantiate(module, imports={"env": env})
+        for _ in range(int(100_000 * SHARE)):
+            try:
+                guest.exports.frame.nowait()
+            except KeyError:
+                continue
+        assert guest.globals["__stack_pointer"].value == 1_000_000
+
+
 async def test_a_closed_namespace_leaves_nothing(engine: str) -> None:
     module = await Module.from_text(GUEST)
     env = environment()

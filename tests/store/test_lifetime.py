@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import warnings
+import weakref
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ class Script:
         )
         self.env = HostModule("env")
         self.guest: Instance | None = None
+        self.other: Instance | None = None
         self.entered = 0
 
         @self.env.function
@@ -114,9 +116,11 @@ class Script:
     async def run(self) -> int:
         module = await Module.from_text(GUEST)
         guest = self.guest = await self.store.instantiate(module, name="guest", imports={"env": self.env})
+        other = self.other = await self.store.instantiate(module, imports={"env": self.env})
         result: int = 0
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(guest.exports.later, 2)
+            tasks.start_soon(other.exports.work, 20)  # it competes for the gate
             await anyio.lowlevel.checkpoint()
             result = await guest.exports.work(30)
         await guest.aclose(3)
@@ -136,10 +140,11 @@ async def test_cancelled_at_every_checkpoint(engine: str) -> None:
                 assert result == 30
             total = max(total, counted.count)
             guest = script.guest
-            if scope.cancelled_caught and guest is not None:
-                assert guest.exit_code in (None, EXIT_CANCELLED, 3)
-                assert not guest.group.stack
-                assert not guest.group.queue
+            for left in (guest, script.other):
+                if scope.cancelled_caught and left is not None:
+                    assert left.exit_code in (None, EXIT_CANCELLED, 3)
+                    assert not left.group.stack
+                    assert not left.group.queue
             assert current_gate().holder is None
             assert not current_gate().queue
             await script.store.aclose()
@@ -351,6 +356,59 @@ async def test_collecting_garbage_at_every_yield_changes_nothing(engine: str) ->
         await script.store.aclose()
 
 
+async def test_a_task_that_crashes_takes_its_siblings_guest_along(engine: str) -> None:
+    """33: a nursery that is cancelled by an error of another task."""
+    script = Script(engine)
+    async with script.store as store:
+        guest = await store.instantiate(await Module.from_text(GUEST), imports={"env": script.env})
+
+        async def crash() -> None:
+            while guest.fuel_consumed < 1000:
+                await anyio.lowlevel.checkpoint()
+            raise ZeroDivisionError
+
+        with pytest.raises(ExceptionGroup) as info:  # noqa: PT012
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(guest.exports.spin)
+                tasks.start_soon(crash)
+        assert [type(error) for error in info.value.exceptions] == [ZeroDivisionError]
+        assert guest.exit_code == EXIT_CANCELLED
+        assert not guest.group.stack
+
+
+def knowing(store: Store[None]) -> HostModule:
+    """A host module whose functions know the store that they are used in."""
+    env = HostModule("env")
+
+    @env.function
+    async def later(value: i32) -> i32:
+        assert store is not None
+        return value
+
+    @env.function
+    def hook(value: i32) -> i32:
+        assert store is not None
+        return value
+
+    return env
+
+
+async def test_a_cycle_of_store_and_host_function_is_collected(engine: str) -> None:
+    """32: a host function that knows the store that knows it; closed or not."""
+    for closes in (True, False):
+        store: Store[None] = Store(engine=engine)
+        env = knowing(store)
+        guest = await store.instantiate(await Module.from_text(GUEST), imports={"env": env})
+        assert await guest.exports.hook(1) == 1
+        if closes:
+            await store.aclose()
+        references = [weakref.ref(store), weakref.ref(guest)]
+        del store, guest, env
+        gc.collect()
+        gc.collect()
+        assert [reference() for reference in references] == [None, None]
+
+
 async def test_context_variables_flow_in_and_out(engine: str) -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
     seen = []
@@ -466,6 +524,115 @@ def test_a_loop_that_ends_with_a_guest_left(engine: str) -> None:
     )
     assert done.stdout == "True\n"
     assert "coroutine ignored GeneratorExit" not in done.stderr
+
+
+def test_a_process_that_ends_with_guests_suspended(engine: str) -> None:
+    """32: nothing is closed, and nothing is said: hooks of the interpreter's end come in any order."""
+    done = child(
+        f"""
+        import atexit
+        calls = []
+        @atexit.register
+        def last():
+            print(guest.exit_code, flush=True)
+        async def main():
+            global guest
+            store = Store(engine={engine!r})
+            guest = await store.instantiate(await Module.from_text(SPIN))
+            call = guest.call("spin")
+            while not guest.fuel_consumed:
+                call.send(None)
+            calls.append(call)
+        import warnings
+        warnings.simplefilter("ignore", ResourceWarning)
+        asyncio.run(main())
+        """
+    )
+    assert done.stdout == "None\n"
+    assert "Error" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("where", ["await", "def", "twice"])
+def test_an_interrupt_in_a_host_function(backend: str, where: str, engine: str) -> None:
+    """35: while an async host function waits, in a `def` one, and again while the first is on its way out."""
+    done = child(
+        f"""
+        env = HostModule("env")
+        def interrupt():
+            os.kill(os.getpid(), signal.SIGINT)
+        @env.function
+        async def later() -> None:
+            threading.Timer(0.05, interrupt).start()
+            try:
+                await anyio.sleep(30)
+            finally:
+                if {where!r} == "twice":
+                    interrupt()
+        @env.function
+        def hook() -> None:
+            interrupt()
+            for _ in range(1000):
+                pass
+        GUEST = '''(module (import "env" "later" (func $later)) (import "env" "hook" (func $hook))
+            (func (export "await") (call $later)) (func (export "twice") (call $later))
+            (func (export "def") (call $hook) (loop (br 0))))'''
+        async def main():
+            async with Store(engine={engine!r}) as store:
+                guest = await store.instantiate(await Module.from_text(GUEST), imports={{"env": env}})
+                try:
+                    await guest.call({where!r})
+                finally:
+                    print(guest.exit_code == EXIT_CANCELLED, not guest.group.stack, flush=True)
+        try:
+            anyio.run(main, backend={backend!r})
+        except KeyboardInterrupt:
+            print("interrupted")
+        except BaseExceptionGroup as group:
+            print("interrupted" if group.subgroup(KeyboardInterrupt) else group)
+        """,
+        status=None,
+    )
+    assert done.stdout.split("\n")[:2] == ["True True", "interrupted"], done.stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
+def test_signals_and_tracing_while_guests_run(engine: str) -> None:
+    """36: a signal every millisecond, faulthandler's watchdog and a trace function; the result is the same."""
+    done = child(
+        f"""
+        import faulthandler
+        ticks = 0
+        def tick(*_):
+            global ticks
+            ticks += 1
+        signal.signal(signal.SIGALRM, tick)
+        signal.signal(signal.SIGPROF, tick)
+        faulthandler.dump_traceback_later(0.05, repeat=True, file=open(os.devnull, "w"))
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        signal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)
+        FIB = '''(module (func $fib (export "fib") (param i32) (result i32)
+            (if (result i32) (i32.lt_u (local.get 0) (i32.const 2)) (then (local.get 0))
+              (else (i32.add (call $fib (i32.sub (local.get 0) (i32.const 1)))
+                             (call $fib (i32.sub (local.get 0) (i32.const 2))))))))'''
+        async def main():
+            async with Store(engine={engine!r}) as store:
+                guest = await store.instantiate(await Module.from_text(FIB))
+                end = time.monotonic() + 0.3
+                while time.monotonic() < end:
+                    assert await guest.exports.fib(15) == 610
+                sys.settrace(lambda frame, event, argument: None)
+                assert await guest.exports.fib(15) == 610
+                sys.settrace(None)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            print(ticks > 10)
+        anyio.run(main)
+        """
+    )
+    assert done.stdout == "True\n"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

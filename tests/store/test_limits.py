@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from aiowasm import (
@@ -492,6 +493,56 @@ async def test_copies_that_overlap(engine: str) -> None:
         memory.write(0, pattern[:size])
         await guest.exports.copy(0, 5, size - 5)
         assert memory.read(0, size - 5) == pattern[5:size]
+
+
+async def test_bulk_operations_of_64_bit_memories(engine: str) -> None:
+    """25: lengths of 64 bits are held against the bounds before anything is charged or written."""
+    module = await Module.from_text(
+        """(module (memory (export "memory") i64 2)
+        (func (export "fill") (param i64 i64) (memory.fill (local.get 0) (i32.const 7) (local.get 1)))
+        (func (export "copy") (param i64 i64 i64) (memory.copy (local.get 0) (local.get 1) (local.get 2))))"""
+    )
+    async with Store(engine=engine) as store:
+        guest = await store.instantiate(module)
+        await guest.exports.fill(0, 0)
+        base = guest.fuel_consumed
+        for start, nbytes in ((0, 1 << 63), (1, (1 << 64) - 1), ((1 << 64) - 1, 1), (0, (2 << 16) + 1)):
+            before = guest.fuel_consumed
+            with pytest.raises(Trap, match="out of bounds memory access"):
+                await guest.exports.fill(start, nbytes)
+            assert guest.fuel_consumed - before == base
+            with pytest.raises(Trap, match="out of bounds memory access"):
+                await guest.exports.copy(0, start, nbytes)
+        assert guest.memory is not None
+        assert guest.memory.read(0, 64) == bytes(64)
+        before = guest.fuel_consumed
+        await guest.exports.fill(0, 2 << 16)
+        assert guest.fuel_consumed - before == base + (2 << 16) // 64
+        assert guest.memory.read((2 << 16) - 1, 1) == b"\7"
+
+
+async def test_long_bulk_operations_pause_between_chunks(engine: str) -> None:
+    """25: the loop runs in between, and the group stays held."""
+    async with Store(engine=engine, tick_budget_seconds=1e-6) as store:
+        module = await Module.from_text(BULK.replace('(export "memory") 32)', '(export "memory") 1024)'))
+        guest = await store.instantiate(module)
+        seen: list[int] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                while True:
+                    assert guest.memory is not None
+                    seen.append(guest.memory.read((1 << 26) - 1, 1)[0])
+                    await anyio.lowlevel.checkpoint()
+
+            tasks.start_soon(watch)
+            await until(lambda: bool(seen))
+            seen.clear()
+            await guest.exports.fill(0, 1 << 26)
+            tasks.cancel_scope.cancel()
+        assert seen.count(0) > 2  # it ran while the end was not written yet
+        assert guest.memory is not None
+        assert guest.memory.read((1 << 26) - 1, 1) == b"\7"
 
 
 async def test_guests_do_not_catch_traps_or_fuel(engine: str) -> None:

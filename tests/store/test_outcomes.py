@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from aiowasm import (
     Instance,
     InvalidError,
     Limits,
+    Listener,
     Module,
     OutOfFuel,
     Store,
@@ -292,6 +294,23 @@ async def test_results_of_host_functions_are_checked(engine: str) -> None:
         setup.hook = lambda caller, value: coroutine()
         with pytest.raises(TypeError, match="async def"):
             await guest.exports.hook(1)
+        assert guest.exit_code is None
+
+
+@pytest.mark.skipif(not hasattr(inspect, "markcoroutinefunction"), reason="nothing can claim to be async def")
+async def test_what_an_async_function_returns_must_be_awaitable(engine: str) -> None:
+    """19."""
+    env = HostModule("env")
+    for name in ("hook", "later"):
+
+        def strange(value: i32) -> i32:
+            return value
+
+        env.function(name=name)(inspect.markcoroutinefunction(strange))
+    async with Store(engine=engine) as store:
+        guest = await store.instantiate(await Module.from_text(GUEST), imports={"env": env})
+        with pytest.raises(TypeError, match="await"):
+            await guest.exports.later(1)
         assert guest.exit_code is None
 
 
@@ -778,6 +797,139 @@ async def test_a_committed_result_stands(engine: str) -> None:
         result = guest.exports.hook.nowait(4)
         guest.close_soon(1)
         assert result == 4
+
+
+async def test_a_result_stands_when_the_instance_is_closed_before_the_caller_has_it(engine: str) -> None:
+    """12: closed by a listener that hears the result, and while the caller has not been woken yet."""
+
+    closing: list[Instance] = []
+
+    class Closing(Listener):
+        def after(self, function: Any, results: Any) -> None:
+            for instance in closing:
+                instance.close_soon(5)
+
+    setup = Setup(engine, listeners=[Closing()])
+    async with setup.store:
+        closing.append(await setup.guest())
+        assert await closing[0].exports.hook(3) == 3
+        assert closing[0].exit_code == 5
+    setup = Setup(engine)
+    async with setup.store:
+        guest = await setup.guest()
+        results: list[int] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def call() -> None:
+                results.append(await guest.exports.hook(4))
+
+            tasks.start_soon(call)
+            await until(lambda: guest.fuel_consumed > 0)
+            guest.close_soon(1)
+        assert results == [4]
+        assert guest.exit_code == 1
+
+
+async def test_memory_after_closing(engine: str) -> None:
+    """11: calls and accesses say what the instance ended with; a view that was kept looks at nobody else's bytes."""
+    setup = Setup(engine)
+    async with setup.store:
+        guest = await setup.guest()
+        memory = guest.memory
+        assert memory is not None
+        memory.write(0, b"mine")
+        view = memory.view(0, 4)
+        await guest.aclose(9)
+        with pytest.raises(ExitError) as info:
+            await guest.exports.nop()
+        assert info.value.exit_code == 9
+        for access in (lambda: memory.read(0, 4), lambda: memory.view(0, 1)):
+            with pytest.raises(ExitError):
+                access()
+        other = await setup.guest()
+        assert other.memory is not None
+        other.memory.write(0, b"else")
+        assert bytes(view) in (b"mine", bytes(4))
+
+
+async def test_closing_while_a_start_function_waits(engine: str) -> None:
+    """9."""
+    setup = Setup(engine)
+    text = """(module (import "env" "later" (func $later (param i32) (result i32)))
+      (func $start (drop (call $later (i32.const 1)))) (start $start))"""
+    waiting = anyio.Event()
+
+    async def later(caller: Caller[None], value: int) -> int:
+        waiting.set()
+        await anyio.sleep_forever()
+        return value
+
+    setup.later = later
+    async with setup.store:
+        async with anyio.create_task_group() as tasks:
+
+            async def instantiate() -> None:
+                with pytest.raises(ExitError) as info:
+                    await setup.store.instantiate(await Module.from_text(text), name="half", imports={"env": setup.env})
+                assert info.value.exit_code == 6
+
+            tasks.start_soon(instantiate)
+            await waiting.wait()
+            setup.store.close_soon(6)
+        assert "half" not in setup.store
+
+
+async def test_closing_in_a_cancelled_scope_is_bounded_and_does_not_spin(engine: str) -> None:
+    """D12: a hook that would never end is given up after the time of grace; the loop sleeps meanwhile."""
+    setup = Setup(engine, close_grace_seconds=0.2)
+    guest = await setup.guest()
+    hooked = anyio.Event()
+
+    async def hook() -> None:
+        hooked.set()
+        await anyio.sleep_forever()
+
+    guest.on_close(hook)
+    iterations = 0
+    async with anyio.create_task_group() as tasks:
+
+        async def count() -> None:
+            nonlocal iterations
+            while True:
+                iterations += 1
+                await anyio.sleep(0.01)
+
+        tasks.start_soon(count)
+        with anyio.CancelScope() as scope, anyio.fail_after(20):
+            scope.cancel()
+            await setup.store.aclose()
+        tasks.cancel_scope.cancel()
+    assert hooked.is_set()
+    assert guest.freed
+    assert iterations < 100
+
+
+async def test_a_listener_or_a_hook_that_fails_keeps_nothing_open(engine: str) -> None:
+    class Failing(Listener):
+        def close(self, instance: Instance, exit_code: int) -> None:
+            raise PlainError("of the listener")
+
+    setup = Setup(engine)
+    guest = await setup.store.instantiate(
+        await Module.from_text(GUEST), imports={"env": setup.env}, listeners=[Failing()]
+    )
+
+    def hook() -> None:
+        raise SystemExit(3)
+
+    guest.on_close(hook)
+    with pytest.raises(PlainError):
+        guest.close_soon(2)
+    assert guest.freed
+    with pytest.raises(BaseExceptionGroup) as info:
+        await setup.store.aclose()
+    assert isinstance(info.value.exceptions[0], SystemExit)
+    assert setup.store.statistics().instances == 0
 
 
 async def test_fuel_of_a_trap_is_exact_and_refuel_lets_it_go_on(engine: str) -> None:

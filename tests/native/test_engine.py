@@ -332,6 +332,23 @@ def test_behind_memories_lies_a_guard(native: Native, pages: str) -> None:
     assert [each[1] for each in guards] == ["---p"]
 
 
+@pytest.mark.parametrize(("name", "base", "unit"), [("memory", 3, 1024), ("table", 4, 12)])
+def test_growth_is_paid_for_before_it_happens(native: Native, name: str, base: int, unit: int) -> None:
+    text = """(module (memory 1 10) (table 8 1000 funcref)
+      (func (export "memory") (param i32) (result i32) (memory.grow (local.get 0)))
+      (func (export "table") (param i32) (result i32) (table.grow (ref.null func) (local.get 0))))"""
+    delta = 1 if name == "memory" else 100
+    for limit in (base - 1, base, base + unit - 1, base + unit):
+        seen = []
+        for engine in (native, Interpreter()):
+            instance = load(engine, text)
+            execution = start(engine, export(instance, name), delta, limit=limit)
+            outcome = finish(execution)
+            seen.append((outcome, execution.consumed, instance.mems[0].size, len(instance.tables[0].elements)))
+            assert (outcome is Outcome.RETURNED) == (limit == base + unit)
+        assert seen[0] == seen[1]
+
+
 def test_traps_name_the_place(native: Native) -> None:
     with pytest.raises(Trap) as caught:
         call(native, load(native, LOOP), "load", 65_533)

@@ -20,6 +20,7 @@ from aiowasm.syntax.instructions import BY_CODE
 if TYPE_CHECKING:
     from aiowasm.engine.instance import ModuleInst
     from aiowasm.engine.native.execution import NativeExecution
+    from aiowasm.engine.table import TableInst
 
 __all__ = ("RULES", "Call", "Site")
 
@@ -156,10 +157,23 @@ def _wait(call: Call) -> Outcome | None:
 def _memory_grow(call: Call) -> Outcome | None:
     memory = call.instance.mems[call.site.immediate]
     (delta_pages,) = call.operands()
+    if memory.size + delta_pages <= memory.max_pages:
+        _afford(call, _growth_cost(memory, delta_pages))
     if memory.asks:
         return call.execution.ask(Outcome.GROW, (memory, delta_pages, None), call)
     finish_growth(call, (memory.grow(delta_pages),))
     return None
+
+
+def _growth_cost(entity: MemInst | TableInst, delta: int) -> int:
+    return delta * _PAGE_COST if isinstance(entity, MemInst) else delta * _ELEMENT_NBYTES // _BYTES_PER_UNIT
+
+
+def _afford(call: Call, units: int) -> None:
+    """Trap before a growth that the fuel does not pay for; one that is refused for another reason costs nothing."""
+    execution = call.execution
+    if execution.consumed + units > execution.limit:
+        execution.charge_bulk(units)
 
 
 def finish_growth(call: Call, answer: tuple[Any, ...]) -> None:
@@ -167,10 +181,7 @@ def finish_growth(call: Call, answer: tuple[Any, ...]) -> None:
     (previous,) = answer
     entity, delta = call.execution.growing or (call.instance.mems[call.site.immediate], call.operands()[-1])
     if previous >= 0:
-        if isinstance(entity, MemInst):
-            call.execution.charge_bulk(delta * _PAGE_COST)
-        else:
-            call.execution.charge_bulk(delta * _ELEMENT_NBYTES // _BYTES_PER_UNIT)
+        call.execution.charge(_growth_cost(entity, delta))
     call.results(previous & ((1 << entity.addrtype.value) - 1))
 
 
@@ -260,6 +271,8 @@ def _table_set(call: Call) -> None:
 def _table_grow(call: Call) -> Outcome | None:
     value, delta = call.operands()
     table = call.instance.tables[call.site.immediate]
+    if len(table.elements) + delta <= table.max_elements:
+        _afford(call, _growth_cost(table, delta))
     call.execution.growing = (table, delta)
     if table.asks:
         return call.execution.ask(Outcome.GROW, (table, delta, value), call)

@@ -5,7 +5,7 @@ globals. An `Adapter` is a way to run a program:
 
     compare(program, [Ours("interpreter", Interpreter), Wasmtime()])
 
-    python -m tests.fuzz.differential --seconds 60 --first-seed 1000
+    python -m tests.fuzz.differential --seconds 60 --first-seed 1000        # all engines that there are
 
 Wasmtime's fuel is compared where it is exact: for calls that return, in programs without bulk instructions (whose price
 depends on lengths with us), call_ref and exceptions.
@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import Any, Protocol
 
 from aiowasm.binary.decoder import decode
@@ -25,6 +26,7 @@ from aiowasm.engine.base import NO_LIMIT, Engine, Outcome
 from aiowasm.engine.heap import Heap
 from aiowasm.engine.instantiate import Bounds, instantiate
 from aiowasm.engine.interpreter.engine import Interpreter
+from aiowasm.engine.native import Native, why_not
 from aiowasm.errors import FrameInfo, TrapCode
 from aiowasm.features import ALL, WASM_1, WASM_2, WASM_3, Feature
 from aiowasm.validation.module import validate_module
@@ -76,19 +78,29 @@ class Ours:
     Args:
         name: For messages.
         engine: Makes an engine.
-        slice_fuel: What every slice is given; no choice of it may change anything.
+        slice_fuel: What every slice is given, None: anything; no choice of it may change anything.
         limit: The fuel limit of each call.
+        call_depth: How many frames a call may have.
+        stack_slots: How many slots their values may take.
     """
 
     exact_fuel = True
 
     def __init__(
-        self, name: str, engine: Callable[[], Engine], slice_fuel: int = 1_000_000, limit: int = NO_LIMIT
+        self,
+        name: str,
+        engine: Callable[[], Engine],
+        slice_fuel: int | None = 1_000_000,
+        limit: int = NO_LIMIT,
+        call_depth: int = 1000,
+        stack_slots: int = 65_536,
     ) -> None:
         self.name = name
         self.engine = engine
         self.slice_fuel = slice_fuel
         self.limit = limit
+        self.call_depth = call_depth
+        self.stack_slots = stack_slots
 
     def run(self, program: Program) -> Run:
         """Run all calls of *program* in a new instance."""
@@ -110,10 +122,14 @@ class Ours:
         return run
 
     def _call(self, engine: Engine, func: Any, call: Call) -> Seen:
-        execution = engine.call(func, call.arguments, limit=self.limit, call_depth=1000, stack_slots=65_536)
+        bounds = {"limit": self.limit, "call_depth": self.call_depth, "stack_slots": self.stack_slots}
+        execution = engine.call(func, call.arguments, **bounds)
+        sizes = Random(call.name)
         while True:
-            outcome = execution.resume(self.slice_fuel)
-            if outcome is not Outcome.PAUSED:
+            outcome = execution.resume(self.slice_fuel or 1 << sizes.randrange(12))
+            if outcome is Outcome.WAIT:
+                execution.deliver((2,))  # nobody will notify
+            elif outcome is not Outcome.PAUSED:
                 break
         fuel = execution.consumed
         if outcome is Outcome.RETURNED:
@@ -301,6 +317,10 @@ PROFILES: tuple[Options, ...] = (
     Options(features=WASM_3, traps=0.01),
     Options(features=WASM_1, bulk=False),
     Options(ninstructions=40, depth=3, traps=0.15),
+    Options(features=_MOST, shapes=True),
+    Options(features=WASM_2, shapes=True, traps=0.01),
+    Options(features=ALL, shapes=True, heap=False, shared=True),
+    Options(features=WASM_3, shapes=True, heap=False, ninstructions=80),
 )
 """What a seed generates is chosen by its remainder, so that one range of seeds covers everything."""
 
@@ -319,9 +339,28 @@ def program_of(seed: int, change: Callable[[Options], Options] = lambda options:
     return generate(seed, options), options
 
 
-def without(*features: Feature) -> Callable[[Options], Options]:
-    """For `program_of`: leave out what an engine lacks."""
-    return lambda options: replace(options, features=options.features - frozenset(features))
+def without_heap(options: Options) -> Options:
+    """For `program_of`: leave out the structures and arrays that the native engine lacks."""
+    return replace(options, heap=False)
+
+
+def wasmtime_runs(options: Options) -> bool:
+    """Whether wasmtime runs such programs: not those with legacy exceptions, and shared memories cannot be read."""
+    return Feature.LEGACY_EXCEPTIONS not in options.features and not options.shared
+
+
+def adapters_for(options: Options, engines: Sequence[Adapter]) -> list[Adapter]:
+    """Those of *engines* that can run programs of such options."""
+    return [each for each in engines if not isinstance(each, Wasmtime) or wasmtime_runs(options)]
+
+
+def engines() -> list[Adapter]:
+    """All there are here: both engines of ours, in one slice and in many, and wasmtime."""
+    made: list[Adapter] = [Ours("interpreter", Interpreter), Ours("interpreter in slices", Interpreter, None)]
+    if why_not() is None:
+        native = Native()
+        made += [Ours("native", lambda: native), Ours("native in slices", lambda: native, None)]
+    return [*made, Wasmtime()]
 
 
 def main() -> None:
@@ -331,18 +370,14 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=1 << 60)
     arguments = parser.parse_args()
-    adapters: list[Adapter] = [
-        Ours("interpreter", Interpreter),
-        Ours("interpreter in slices", Interpreter, 1),
-        Wasmtime(),
-    ]
+    adapters = engines()
     end = time.monotonic() + arguments.seconds
     seed, failed = arguments.first_seed, 0
     outcomes: dict[str, int] = {}
     while time.monotonic() < end and seed < arguments.first_seed + arguments.count:
-        program, options = program_of(seed)
+        program, options = program_of(seed, without_heap)
         try:
-            runs = compare(program, adapters, fuel=comparable_fuel(options))
+            runs = compare(program, adapters_for(options, adapters), fuel=comparable_fuel(options))
             for seen in runs[0].calls:
                 outcomes[seen.outcome] = outcomes.get(seen.outcome, 0) + 1
         except Exception as error:

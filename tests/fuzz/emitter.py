@@ -24,6 +24,8 @@ from aiowasm.syntax.module import (
     Table,
 )
 from aiowasm.syntax.types import (
+    EXNREF,
+    EXTERNREF,
     F32,
     F64,
     FUNCREF,
@@ -176,5 +178,7 @@ def value_types(features: Features) -> Types:
     if Feature.SIMD in features:
         types.append(V128)
     if Feature.REFERENCE_TYPES in features:
-        types.append(FUNCREF)
+        types += [FUNCREF, EXTERNREF]
+    if Feature.EXCEPTIONS in features:
+        types.append(EXNREF)
     return tuple(types)

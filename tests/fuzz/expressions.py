@@ -10,7 +10,7 @@ from random import Random
 
 from aiowasm.features import Feature, Features
 from aiowasm.syntax.instructions import INSTRUCTIONS, Instruction
-from aiowasm.syntax.types import I32, I64, AbsHeapType, AddressType, FuncType, NumType, RefType, ValType
+from aiowasm.syntax.types import EXTERNREF, FUNCREF, I32, I64, AddressType, FuncType, NumType, RefType, ValType
 from tests.fuzz.emitter import Emitter, LabelTypes, ModuleBuilder, Types, address_type, value_types
 from tests.fuzz.values import bits_of
 
@@ -99,7 +99,7 @@ class Expressions(Emitter):
                 ways.append(self.memory_size)
             if self.has(Feature.MULTI_VALUE):
                 ways += [self.block_params] * 2
-        else:
+        elif valtype == FUNCREF:
             ways += [self.table_get] * 2
         if self.has(Feature.EXCEPTIONS):
             ways += [self.try_value] * 2
@@ -132,8 +132,12 @@ class Expressions(Emitter):
             self.op("global.get", rng.choice(globals_))
         elif isinstance(valtype, NumType):
             self.const(valtype, bits_of(rng, valtype))
-        elif rng.random() < 0.7 and self.module.functypes:
+        elif valtype == FUNCREF and rng.random() < 0.7 and self.module.functypes:
             self.op("ref.func", rng.randrange(len(self.module.functypes)))
+        elif valtype == EXTERNREF and self.has(Feature.GC) and rng.random() < 0.7:
+            self.const(I32, bits_of(rng, I32))
+            self.op("ref.i31")
+            self.op("extern.convert_any")
         else:
             self.op("ref.null", valtype.heaptype)
 
@@ -379,7 +383,7 @@ class Expressions(Emitter):
 
     def ref_is_null(self, _valtype: ValType, depth: int) -> None:
         """Whether a reference is null."""
-        self.expr(RefType(True, AbsHeapType.FUNC), depth)
+        self.expr(self.rng.choice([t for t in self.valtypes if isinstance(t, RefType)]), depth)
         self.op("ref.is_null")
 
     def table_size(self, _valtype: ValType, _depth: int) -> None:

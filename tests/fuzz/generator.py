@@ -36,6 +36,7 @@ from aiowasm.syntax.types import (
     ValType,
 )
 from tests.fuzz.emitter import Emitter, ModuleBuilder, Types, constant, value_types
+from tests.fuzz.shapes import Shapes
 from tests.fuzz.structures import Structures
 from tests.fuzz.values import bits_of
 
@@ -59,6 +60,12 @@ class Options:
     traps: float = 0.03
     bulk: bool = True
     ncalls: int = 3
+    shapes: bool = False
+    """Whether to generate what is of unusual shape: `tests.fuzz.shapes`."""
+    heap: bool = True
+    """Whether garbage collection means structures and arrays too, which the native engine lacks."""
+    shared: bool = False
+    """Whether memories are shared, so that code may wait."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +94,13 @@ def flat(valtype: ValType) -> tuple[NumType, ...]:
     return (I64, I64) if valtype is V128 else (I64,)
 
 
-def _signature(rng: Random, features: Features) -> FuncType:
-    types = value_types(features)
-    nresults = rng.choice((0, 1, 1, 1, 2, 3)) if Feature.MULTI_VALUE in features else rng.randrange(2)
-    return FuncType(
-        tuple(rng.choice(types) for _ in range(rng.randrange(5))), tuple(rng.choice(types) for _ in range(nresults))
-    )
+def _signature(rng: Random, options: Options) -> FuncType:
+    types = value_types(options.features)
+    several = Feature.MULTI_VALUE in options.features
+    nparams, nresults = rng.randrange(5), rng.choice((0, 1, 1, 1, 2, 3)) if several else rng.randrange(2)
+    if options.shapes and rng.random() < 0.15:
+        nparams, nresults = rng.randrange(5, 30), rng.randrange(16, 20) if several else 1
+    return FuncType(tuple(rng.choice(types) for _ in range(nparams)), tuple(rng.choice(types) for _ in range(nresults)))
 
 
 def _declare(module: ModuleBuilder, rng: Random, options: Options) -> None:
@@ -100,13 +108,13 @@ def _declare(module: ModuleBuilder, rng: Random, options: Options) -> None:
     features = options.features
     for _ in range(options.nfunctions):
         repeated = module.functypes and rng.random() < 0.3
-        functype = rng.choice(module.functypes) if repeated else _signature(rng, features)
+        functype = rng.choice(module.functypes) if repeated else _signature(rng, options)
         module.functypes.append(functype)
         module.typeidx(functype)
     for memidx in range(2 if Feature.MULTI_MEMORY in features else 1):
         wide = Feature.MEMORY64 in features and rng.random() < 0.4
         addrtype = AddressType.I64 if wide else AddressType.I32
-        module.mems.append(MemType(Limits(1, rng.choice((1, 2, 5))), addrtype))
+        module.mems.append(MemType(Limits(1, rng.choice((1, 2, 5))), addrtype, shared=options.shared))
         module.exports.append(Export(f"mem{memidx}", "memory", memidx))
         module.datas.append(
             Data(rng.randbytes(300), (memidx, constant("i64.const" if wide else "i32.const", rng.randrange(3800))))
@@ -134,7 +142,7 @@ def _declare(module: ModuleBuilder, rng: Random, options: Options) -> None:
 def _global(module: ModuleBuilder, rng: Random, valtype: ValType, mutable: bool) -> None:
     globaltype = GlobalType(valtype, mutable)
     if not isinstance(valtype, NumType):
-        module.add_global(globaltype, "ref.null", AbsHeapType.FUNC)
+        module.add_global(globaltype, "ref.null", valtype.heaptype)
         return
     bits = bits_of(rng, valtype)
     index = module.add_global(globaltype, f"{valtype}.const", bits.to_bytes(16, "little") if valtype is V128 else bits)
@@ -151,7 +159,7 @@ def _prologue(code: Emitter) -> None:
         if isinstance(valtype, NumType):
             code.const(valtype, 0)
         else:
-            code.op("ref.null", AbsHeapType.FUNC)
+            code.op("ref.null", valtype.heaptype)
     code.op("return")
     code.op("end")
     code.op("global.get", 0)
@@ -182,7 +190,7 @@ def unflatten(code: Emitter, valtypes: Types) -> None:
     local = 0
     for valtype in valtypes:
         if isinstance(valtype, RefType):
-            code.op("ref.null", AbsHeapType.FUNC)
+            code.op("ref.null", valtype.heaptype)
         else:
             code.op("local.get", local)
         if valtype in (F32, F64):
@@ -257,7 +265,9 @@ def generate(seed: int, options: Options | None = None) -> Program:
     module = ModuleBuilder(chosen.features)
     _declare(module, rng, chosen)
     for funcidx in range(chosen.nfunctions):
-        code = Structures(module, rng, module.functypes[funcidx], chosen.ninstructions, chosen.traps, chosen.bulk)
+        kind = Shapes if chosen.shapes else Structures
+        code = kind(module, rng, module.functypes[funcidx], chosen.ninstructions, chosen.traps, chosen.bulk)
+        code.heap = chosen.heap
         code.callable = list(range(chosen.nfunctions))
         _prologue(code)
         code.body(chosen.depth)

@@ -126,7 +126,7 @@ class _Row:
             return [()]
         log2 = int(row.immediates[0].partition(":")[2])
         offsets = _WIDE_OFFSETS if self.module.mems[memidx].addrtype is AddressType.I64 else _OFFSETS
-        chosen = {0, *rng.sample(offsets, 4)}
+        chosen = {0, *rng.sample(offsets, 1 + self.ncalls // 10)}
         lane = (rng.randrange(16 >> log2),) if "lane" in row.immediates else ()
         return [((log2, memidx, offset), *lane) for offset in sorted(chosen)]
 
@@ -197,7 +197,10 @@ def rows() -> list[Instruction]:
 
 
 def operand_programs(seed: int, ncalls: int) -> Iterator[tuple[Instruction, Program]]:
-    """Every row with its programs; each function is called with *ncalls* combinations of edge values at most."""
+    """Every row with its programs; each function is called with *ncalls* combinations of edge values at most.
+
+    More of them also mean more offsets of accesses.
+    """
     for row in rows():
         for wide in (False, True) if row.immediates[:1] and row.immediates[0].startswith("memarg") else (False,):
             yield row, _Row(row, Random(f"{seed} {row.name} {wide}"), ncalls, wide).program(seed)

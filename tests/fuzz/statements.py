@@ -381,7 +381,9 @@ class Statements(Expressions):
     def handle(self, carried: Types, exn: bool) -> None:
         """Take what a clause caught from the stack; sometimes throw it again."""
         if exn:
-            if self.risky() and self.rng.random() < 0.3:
+            if self.rng.random() < 0.3:
+                self.op("local.set", self.settable(EXNREF))
+            elif self.risky() and self.rng.random() < 0.3:
                 local = self.local(EXNREF, reserved=True)
                 self.op("local.set", local)
                 self.expr(I32, 1)

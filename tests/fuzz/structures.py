@@ -31,11 +31,16 @@ _PACKED = ArrayType(FieldType(I16, True))
 class Structures(Statements):
     """Statements and values, and those of the heap where the feature is on."""
 
+    heap = True
+    """Whether there are structures and arrays, or i31 alone."""
+
     def ways(self, valtype: ValType) -> list[Callable[[ValType, int], None]]:
         """How to get a value of *valtype*."""
         ways = super().ways(valtype)
         if valtype is I32 and self.has(Feature.GC):
-            ways += [self.structure, self.array, self.packed_array, self.i31, self.cast, self.br_on_cast] * 2
+            ways += [self.i31, self.cast, self.br_on_cast] * 2
+            if self.heap:
+                ways += [self.structure, self.array, self.packed_array] * 2
         if valtype is I32 and self.has(Feature.FUNCTION_REFERENCES):
             ways += [self.br_on_null, self.br_on_non_null]
         return ways
@@ -180,7 +185,7 @@ class Structures(Statements):
         self.expr(I32, depth)
         self.op("ref.i31")
         self.op("else")
-        kind = self.rng.randrange(3)
+        kind = self.rng.randrange(3) if self.heap else 0
         if kind == 0:
             self.op("ref.null", AbsHeapType.NONE)
         elif kind == 1:
@@ -193,17 +198,10 @@ class Structures(Statements):
 
     def heaptype(self) -> AbsHeapType | int:
         """Something to test for."""
-        return self.rng.choice(
-            (
-                self.module.typeidx(_STRUCT),
-                self.module.typeidx(_ARRAY),
-                AbsHeapType.I31,
-                AbsHeapType.EQ,
-                AbsHeapType.STRUCT,
-                AbsHeapType.ARRAY,
-                AbsHeapType.NONE,
-            )
-        )
+        kinds: list[AbsHeapType | int] = [AbsHeapType.I31, AbsHeapType.EQ, AbsHeapType.STRUCT, AbsHeapType.ARRAY]
+        if self.heap:
+            kinds += [self.module.typeidx(_STRUCT), self.module.typeidx(_ARRAY)]
+        return self.rng.choice((*kinds, AbsHeapType.NONE))
 
     def cast(self, _valtype: ValType, depth: int) -> None:
         """A test, or a cast that may fail and a comparison."""

@@ -16,9 +16,8 @@ from aiowasm.engine.func import FuncInst
 from aiowasm.engine.interpreter.engine import Interpreter
 from aiowasm.engine.native import Native, engine, platform
 from aiowasm.engine.native.stencils import Stencils
-from aiowasm.features import Feature
 from aiowasm.syntax.types import I32
-from tests.fuzz.differential import Adapter, Ours, Wasmtime, compare, program_of, without
+from tests.fuzz.differential import Adapter, Ours, Wasmtime, compare, program_of, without_heap
 from tests.fuzz.operands import operand_programs
 from tests.native.driver import call, functype, load
 
@@ -142,6 +141,6 @@ def test_no_stencil_is_unused(levels: list[str]) -> None:
         if not seen.used >= {"6a.SR", "call_import"}:
             pytest.skip("the tests before this one did not run")
         for seed in range(40):
-            program, _ = program_of(seed, without(Feature.GC))
+            program, _ = program_of(seed, without_heap)
             Ours(level, lambda native=native: native).run(program)
         assert not sorted(set(seen) - seen.used)

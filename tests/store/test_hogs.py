@@ -154,3 +154,38 @@ def test_two_loops_in_two_threads(engine: str) -> None:
         thread.join(30)
     assert set(results) == {"asyncio", "trio"}
     assert len(set(results.values())) == 1
+
+
+async def test_code_of_megabytes_without_a_branch_pauses(engine: str) -> None:
+    """Decoding, validating, compiling and running it: the loop goes on all the while."""
+    body = b"\0" + b"\x41\x01\x1a" * 700_000 + b"\x0b"  # i32.const 1, drop
+    code = bytes((10,)) + leb(len(body) + len(leb(len(body))) + 1) + b"\x01" + leb(len(body)) + body
+    binary = b"\0asm\1\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x07\x05\x01\x01f\0\0" + code
+    iterations = 0
+    async with Store(engine=engine) as store:
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+
+                async def count() -> None:
+                    nonlocal iterations
+                    while True:
+                        iterations += 1
+                        await anyio.lowlevel.checkpoint()
+
+                tasks.start_soon(count)
+                guest = await store.instantiate(binary)
+                loaded = iterations
+                await guest.exports.f()
+                tasks.cancel_scope.cancel()
+        assert loaded > 100
+        assert iterations - loaded > 100
+        assert guest.fuel_consumed == 700_000 + 1
+
+
+def leb(number: int) -> bytes:
+    out = bytearray()
+    while number >= 128:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import ctypes
 import gc
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -434,6 +436,29 @@ async def test_context_variables_flow_in_and_out(engine: str) -> None:
         await guest.exports.hook(5)
         assert seen == ["of the caller", "set by the host function 4"]
         assert variable.get() == "set by the host function 4"
+
+
+FE_UPWARD = {"x86_64": 0x800, "aarch64": 0x400000}.get(platform.machine())
+
+
+@pytest.mark.skipif(sys.platform != "linux" or FE_UPWARD is None, reason="needs the C library's fesetround")
+async def test_the_rounding_mode_of_the_process_is_not_the_guest_s(engine: str) -> None:
+    """40."""
+    if engine != "native":
+        pytest.skip("Python's own floats follow the mode of the process, and the interpreter computes with them")
+    module = await Module.from_text(
+        """(module (func (export "add") (param f64 f64) (result f64) (f64.add (local.get 0) (local.get 1))))"""
+    )
+    library = ctypes.CDLL("libm.so.6")
+    async with Store(engine=engine) as store:
+        guest = await store.instantiate(module)
+        assert library.fesetround(FE_UPWARD) == 0
+        try:
+            total = await guest.exports.add(1.0, 2.0**-60)
+            assert library.fegetround() == FE_UPWARD  # put back
+        finally:
+            library.fesetround(0)
+        assert total == 1.0
 
 
 # Processes of their own

@@ -184,3 +184,29 @@ def test_nothing_is_left_when_memory_is_refused(native: Native, monkeypatch: pyt
         execution.deliver((number + 1003, number + 3.0))
         assert finish(execution) is Outcome.RETURNED
         assert execution.results == (expected(3, number),)
+
+
+def test_caught_exceptions_go_along(native: Native, few: int) -> None:
+    text = """(module
+      (import "" "wait" (func $wait (param i32)))
+      (tag $t (param i32))
+      (func $catch (param i32) (result exnref) (local exnref)
+        (block $h (result i32 exnref)
+          (try_table (catch_ref $t $h) (throw $t (local.get 0)))
+          (unreachable))
+        (local.set 1) (drop) (local.get 1))
+      (func (export "run") (param i32) (result i32) (local exnref)
+        (local.set 1 (call $catch (local.get 0)))
+        (drop (call $catch (i32.const 1)))
+        (call $wait (local.get 0))
+        (block $h (result i32)
+          (try_table (catch $t $h) (throw_ref (local.get 1)))
+          (unreachable))))"""
+    instance = load(native, text, (FuncInst(functype((I32,))),))
+    executions = [start(native, export(instance, "run"), number) for number in range(100, 112)]
+    for execution in executions:
+        assert finish(execution) is Outcome.HOST_CALL
+    for execution in executions[::2] + executions[1::2]:
+        execution.deliver(())
+        assert finish(execution) is Outcome.RETURNED
+        assert execution.results == (100 + executions.index(execution),)

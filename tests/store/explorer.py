@@ -42,20 +42,22 @@ from aiowasm.store.gate import current_gate
 TEXT = """(module
   (import "env" "hook" (func $hook (param i32) (result i32)))
   (import "env" "later" (func $later (param i32) (result i32)))
-  (memory (export "memory") 1)
+  (memory (export "memory") 1 6)
   (func (export "id") (param i32) (result i32) (local.get 0))
   (func (export "spin") (loop (br 0)))
   (func (export "work") (param i32) (result i32)
     (loop (local.set 0 (i32.sub (local.get 0) (i32.const 1))) (br_if 0 (local.get 0))) (i32.const 1))
+  (func (export "grow") (drop (memory.grow (i32.const 1))) (drop (memory.grow (i32.const 2))))
   (func (export "boom") unreachable)
   (func (export "hook") (param i32) (result i32) (call $hook (local.get 0)))
   (func (export "later") (param i32) (result i32) (call $later (local.get 0))))"""
 LINKED = """(module
-  (import "other" "memory" (memory 1)) (export "memory" (memory 0))
+  (import "other" "memory" (memory 1 6)) (export "memory" (memory 0))
   (import "other" "later" (func $later (param i32) (result i32)))
   (import "other" "work" (func $work (param i32) (result i32)))
   (func (export "id") (param i32) (result i32) (local.get 0))
   (func (export "spin") (loop (br 0)))
+  (func (export "grow") (drop (memory.grow (i32.const 1))))
   (func (export "boom") unreachable)
   (func (export "hook") (param i32) (result i32) (local.get 0))
   (func (export "work") (param i32) (result i32) (call $work (local.get 0)))
@@ -132,6 +134,7 @@ class Scenario:
             strict_checkpoints=self.random.random() < 0.3,
             on_cancel=self.random.choice(("close", "close", "unwind")),
             close_grace_seconds=100.0,
+            growth_limiter=self.limit if self.random.random() < 0.3 else None,
         )
         self.guests: list[Instance] = []
         self.busy: dict[int, int] = {}
@@ -146,6 +149,13 @@ class Scenario:
         async def later(caller: Caller[None], value: i32) -> i32:
             self.check(caller)
             return await self.later(caller, value)
+
+    async def limit(self, instance: Instance, what: Any, delta: int) -> bool:
+        for _ in range(self.random.randrange(3)):
+            await anyio.lowlevel.checkpoint()
+        if self.random.random() < 0.2:
+            await instance.exports.id(1)
+        return self.random.random() < 0.8
 
     def check(self, caller: Caller[Any]) -> None:
         """The activation that called is on top of its group's stack: nobody else runs there."""
@@ -209,7 +219,7 @@ class Scenario:
         self.guests.append(guest)
 
     async def act(self) -> None:
-        what = self.random.randrange(12)
+        what = self.random.randrange(13)
         guest = self.pick()
         if what == 0:
             await guest.exports.id(1)
@@ -232,6 +242,8 @@ class Scenario:
             await self.add(self.random.choice((None, "a", "b")))
         elif what == 10:
             await guest.exports.work(self.random.randrange(1, 60))
+        elif what == 11:
+            await guest.exports.grow()
         elif self.random.random() < 0.5:
             guest.close_soon(3)
         else:

@@ -11,7 +11,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from array import array
+    from collections.abc import Callable, Collection
+    from contextvars import ContextVar
 
     from aiowasm.engine.func import FuncInst
     from aiowasm.engine.global_ import GlobalInst
@@ -23,7 +25,18 @@ if TYPE_CHECKING:
     from aiowasm.syntax.types import GlobalType, MemType, TableType
     from aiowasm.validation.module import ValidatedModule
 
-__all__ = ("NO_LIMIT", "Engine", "Execution", "HostReturned", "HostWaits", "Outcome", "Thrown")
+__all__ = (
+    "NO_LIMIT",
+    "DirectEngine",
+    "Engine",
+    "Execution",
+    "Guard",
+    "HostReturned",
+    "HostWaits",
+    "Outcome",
+    "Thrown",
+    "Unfinished",
+)
 
 NO_LIMIT = (1 << 63) - 1
 """The fuel limit of a call that has none: everything is metered, always."""
@@ -126,6 +139,15 @@ class Execution(Protocol):
         """
 
 
+class Unfinished:
+    """What a direct call returns that has no result: `execution` goes on, or is None if nothing has happened yet."""
+
+    __slots__ = ("execution",)
+
+    def __init__(self, execution: Execution | None) -> None:
+        self.execution = execution
+
+
 class Engine(Protocol):
     """What runs the functions of module instances. One belongs to one store: one guest of it runs at a time."""
 
@@ -153,3 +175,35 @@ class Engine(Protocol):
 
     def close(self, instance: ModuleInst, error: Exception) -> None:
         """Make every later call of the functions of *instance* end with FAILED and *error*, also calls from guests."""
+
+
+class Guard(Protocol):
+    """Whether direct calls of an instance may begin; else they answer `Unfinished(None)`. It is closed at first."""
+
+    def open(self, first: list[Any], second: list[Any]) -> None:
+        """Let them begin while both lists are empty."""
+
+    def close(self) -> None:
+        """Let none begin any more."""
+
+    def take(self) -> int:
+        """Return the fuel that those have used which returned, since the last time."""
+
+
+class DirectEngine(Engine, Protocol):
+    """An engine whose guests can be called without an execution, as long as they do nothing unusual.
+
+    Engines need not have this: ask for `direct` with getattr.
+    """
+
+    def guard(self, thread: array[int], variable: ContextVar[Any]) -> Guard:
+        """Return a guard: calls begin only in *thread* (an identity, in an array of one) and if *variable* is None."""
+
+    def direct(
+        self, func: FuncInst, guard: Any, *, units: int, call_depth: int, stack_slots: int
+    ) -> Callable[..., Any] | None:
+        """Return a function for calls of *func* with values in host form, or None if there can be none.
+
+        It returns the result in host form, or `Unfinished`: arguments that need more than copying, whatever *guard*
+        forbids, a guest that has not returned with *units* of fuel, calls the host, traps. It never lets go of the GIL.
+        """

@@ -17,7 +17,7 @@ import anyio
 from anyio import CancelScope, WouldBlock
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from aiowasm.engine.base import NO_LIMIT, Outcome
+from aiowasm.engine.base import NO_LIMIT, Execution, Outcome
 from aiowasm.engine.func import FuncInst
 from aiowasm.errors import (
     EXIT_CANCELLED,
@@ -562,8 +562,10 @@ def _cancelled(activation: Activation, error: BaseException) -> tuple[int, str]:
 # Without waiting
 
 
-def run_now(activation: Activation, func: FuncInst, values: tuple[Any, ...], sync_fuel: int) -> tuple[Any, ...]:
-    """Call *func* without yielding to the loop, for at most *sync_fuel* units.
+def run_now(
+    activation: Activation, func: FuncInst, values: tuple[Any, ...], sync_fuel: int, execution: Execution | None = None
+) -> tuple[Any, ...]:
+    """Call *func* without yielding to the loop, for at most *sync_fuel* units; *execution* goes on if it has begun.
 
     Raises:
         WouldBlock: The group is busy, the guest has to wait, or the fuel is used up. Its frames are discarded; the
@@ -587,7 +589,10 @@ def run_now(activation: Activation, func: FuncInst, values: tuple[Any, ...], syn
     previous = CURRENT.get()
     CURRENT.set(activation)
     try:
-        begin(activation, func, values)
+        if execution is None:
+            begin(activation, func, values)
+        else:
+            activation.execution = execution
         return _drive_now(activation, sync_fuel)
     except BaseException as error:
         settle(activation, error)

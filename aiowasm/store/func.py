@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from threading import get_ident
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from aiowasm.engine.base import NO_LIMIT, Outcome
+from aiowasm.engine.base import NO_LIMIT, Execution, Outcome, Unfinished
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.instance import function_name
 from aiowasm.store.activation import CURRENT, Activation, State
@@ -22,12 +22,16 @@ from aiowasm.syntax.matching import DefType
 from aiowasm.syntax.types import FuncType, RefType
 
 if TYPE_CHECKING:
+    from aiowasm.store.gate import Gate
     from aiowasm.store.instance import Instance
     from aiowasm.store.store import Store
 
 
 __all__ = ("Func", "Signature", "alive", "call", "call_now")
 
+
+_DIRECT_UNITS: Final = 20_000
+"""Fuel for calls without an activation: about 20 us, in which nobody else runs."""
 
 current = CURRENT.get
 set_current = CURRENT.set
@@ -56,7 +60,7 @@ class Func(Handle[FuncInst]):
     Arguments are checked: TypeError for a wrong number or type, OverflowError for an integer out of range.
     """
 
-    __slots__ = ("_instance", "_signature")
+    __slots__ = ("_direct", "_instance", "_signature")
 
     def __init__(self, entity: FuncInst, store: Store[Any]) -> None:
         self._entity = entity
@@ -69,6 +73,8 @@ class Func(Handle[FuncInst]):
         else:
             raise TypeError("a function without an owner")
         self._signature = store.signature(entity.deftype)
+        self._direct: Any = None
+        """How the engine calls it without an activation: False if it cannot, None before that is known."""
 
     def __repr__(self) -> str:
         functype = self._signature.functype
@@ -98,38 +104,47 @@ class Func(Handle[FuncInst]):
             WasmException: The guest threw an exception that it did not catch.
         """
         try:
-            parent = current()
+            # The usual calls are written out: this is most of what they cost (benchmarks/crossing.py, calls.py).
+            gate: Any = self._store.gate
+            direct = self._direct
+            execution: Any = None
+            if direct and (now := perf_counter_ns()) < gate.deadline:
+                result = direct(*arguments)
+                if type(result) is not Unfinished:
+                    return result
+                execution = result.execution
             instance = self._instance
             group = instance.group
-            gate = self._store.gate
-            if (
-                not instance.plain
-                or parent is not None
-                or group.stack
-                or group.queue
-                or gate is None
-                or get_ident() != gate.thread
-                or (now := perf_counter_ns()) >= gate.deadline
-            ):
-                return await call(self, arguments, parent, None, None)
-            # The usual call, written out: this is most of what a short call costs (benchmarks/calls.py).
             signature = self._signature
-            values = signature.to_engine(arguments)
-            if signature.has_references:
-                return await call(self, arguments, parent, None, None)
+            if execution is None:
+                parent = current()
+                if (
+                    not instance.plain
+                    or parent is not None
+                    or group.stack
+                    or group.queue
+                    or gate is None
+                    or get_ident() != gate.thread
+                    or (now := perf_counter_ns()) >= gate.deadline
+                ):
+                    return await call(self, arguments, parent, None, None)
+                values = signature.to_engine(arguments)
+                if signature.has_references:
+                    return await call(self, arguments, parent, None, None)
+                limits = instance.limits
+                execution = instance.backend.call(
+                    self._entity, values, limit=NO_LIMIT, call_depth=limits.call_depth, stack_slots=limits.stack_slots
+                )
             activation = Activation(self._store, instance, None)
             activation.gate = gate
-            limits = instance.limits
-            execution = activation.execution = instance.backend.call(
-                self._entity, values, limit=NO_LIMIT, call_depth=limits.call_depth, stack_slots=limits.stack_slots
-            )
+            activation.execution = execution
             group.stack.append(activation)
             set_current(activation)
             activation.state = State.RUNNING
             activation.slice_start = now
             activation.slice_end = gate.deadline
             try:
-                outcome = execution.resume(self._store.fixed_slice or instance.slice_fuel)
+                outcome = execution.resume((self._store.fixed_slice or instance.slice_fuel) - execution.consumed)
             except BaseException as error:
                 settle(activation, error)
                 set_current(None)
@@ -145,12 +160,15 @@ class Func(Handle[FuncInst]):
                 group.stack.pop()
                 if group.queue or group.leaving:
                     group.left()
+                if direct is None:
+                    self._arm(gate)
                 return signature.to_host(execution.results)
             return signature.to_host(await go_on(activation, outcome))
         except BaseException as error:
             trim(error)
             instance = group = gate = signature = activation = execution = parent = limits = None  # type: ignore[assignment]
             arguments = values = ()
+            direct = result = None
             del self
             raise
 
@@ -161,11 +179,45 @@ class Func(Handle[FuncInst]):
             WouldBlock: The guest has to wait, or needs more fuel; its frames are discarded, its instances stay open.
         """
         try:
-            return call_now(self, arguments, CURRENT.get())
+            direct = self._direct
+            execution = None
+            if direct:
+                result = direct(*arguments)
+                if type(result) is not Unfinished:
+                    return result
+                execution = result.execution
+            result = call_now(self, arguments, current(), execution)
+            if direct is None and self._store.gate is not None:
+                self._arm(self._store.gate)
+            return result
         except BaseException as error:
             trim(error)
+            direct = execution = result = None
             del self, arguments
             raise
+
+    def _arm(self, gate: Gate) -> None:
+        """After a call that did not have to wait: let the next ones go a shorter way, if the engine has one."""
+        instance, store = self._instance, self._store
+        engine: Any = instance.backend
+        if not instance.ready:
+            return
+        self._direct = False
+        if not instance.plain or not hasattr(engine, "direct"):
+            return
+        if instance.guard is None:
+            instance.guard = engine.guard(gate.identity, CURRENT)
+            instance.guard.open(instance.group.stack, instance.group.queue)
+        limits = instance.limits
+        direct = engine.direct(
+            self._entity,
+            instance.guard,
+            units=min(_DIRECT_UNITS, store.fixed_slice or NO_LIMIT, max(limits.sync_fuel, 1)),
+            call_depth=limits.call_depth,
+            stack_slots=limits.stack_slots,
+        )
+        if direct is not None:
+            self._direct = direct
 
 
 async def call(
@@ -208,10 +260,12 @@ async def _heard(
     return heard.results
 
 
-def call_now(func: Func, arguments: tuple[Any, ...], parent: Activation | None) -> Any:
-    """Call *func* synchronously."""
+def call_now(
+    func: Func, arguments: tuple[Any, ...], parent: Activation | None, execution: Execution | None = None
+) -> Any:
+    """Call *func* synchronously; *execution* goes on if the call has begun."""
     signature = func._signature
-    values = signature.to_engine(arguments)
+    values = signature.to_engine(arguments) if execution is None else ()
     parent = alive(parent)
     instance = func._instance
     activation = Activation(func._store, instance, parent)
@@ -224,7 +278,7 @@ def call_now(func: Func, arguments: tuple[Any, ...], parent: Activation | None) 
         func._store.link_arguments_now(instance, values)
     activation.sync_fuel = sync_fuel
     if instance.listeners is None:
-        return signature.to_host(run_now(activation, func._entity, values, sync_fuel))
+        return signature.to_host(run_now(activation, func._entity, values, sync_fuel, execution))
     with Hearing(instance.listeners, func._entity, arguments) as heard:
         heard.results = signature.to_host(run_now(activation, func._entity, values, sync_fuel))
     return heard.results

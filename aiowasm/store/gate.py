@@ -8,6 +8,7 @@ is left of the budget never queue. Locks of linkage groups are taken before the 
 from __future__ import annotations
 
 import os
+from array import array
 from collections import deque
 from collections.abc import Generator
 from threading import get_ident
@@ -55,6 +56,8 @@ class Gate:
     def __init__(self, native_token: Any) -> None:
         self.native_token = native_token
         self.thread = get_ident()
+        self.identity = array("Q", (self.thread,))
+        """`thread` for machine code."""
         self.holder: Turn | None = None
         self.queue: deque[_Waiter] = deque()
         self.deadline = 0
@@ -144,6 +147,7 @@ def _forked() -> None:
     """In the child of a fork nothing runs that ran in the parent: stores refuse to be used there."""
     for gate in _gates:
         gate.thread = -1
+        gate.identity[0] = 0
 
 
 if hasattr(os, "register_at_fork"):

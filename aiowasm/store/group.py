@@ -210,6 +210,8 @@ def merge(groups: list[Group]) -> Group:
             continue
         for instance in group.members:
             instance.group = target
+            if instance.guard is not None and instance.plain:
+                instance.guard.open(target.stack, target.queue)
         if not isinstance(target.members, set):
             target.members = set(target.members)
         target.members.update(group.members)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from aiowasm.engine.base import Engine
+from aiowasm.engine.base import Engine, Guard
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.global_ import GlobalInst
 from aiowasm.engine.instance import ModuleInst
@@ -120,6 +120,7 @@ class Instance:
         "export_names",
         "freed",
         "group",
+        "guard",
         "heap",
         "interleave",
         "kept",
@@ -154,6 +155,8 @@ class Instance:
         self.ready = False
         self.plain = False
         """Whether it is open and its calls need no more than a free lock and an unspent budget."""
+        self.guard: Guard | None = None
+        """Of its direct calls, once there are any."""
         self.freed = False
         self.heap: LeasedHeap | None = None
         self.tank = Tank()
@@ -226,7 +229,15 @@ class Instance:
     @property
     def fuel_consumed(self) -> int:
         """Fuel used by calls that began in this instance; exact whenever none of them is running."""
+        self.settle()
         return self.tank.used
+
+    def settle(self) -> None:
+        """Charge the tanks for what direct calls have used; none of them has a limit then."""
+        if self.guard is not None:
+            used = self.guard.take()
+            for tank in self.tanks:
+                tank.used += used
 
     @property
     def exit_code(self) -> int | None:
@@ -312,6 +323,9 @@ class Instance:
             return
         self.exit = error = ExitError(exit_code & 0xFFFF_FFFF, cause)
         self.plain = False
+        if self.guard is not None:
+            self.settle()
+            self.guard.close()
         core = self.core
         if core is not None:
             self.backend.close(core, error)

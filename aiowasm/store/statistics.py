@@ -39,6 +39,8 @@ class Statistics:
 def statistics_of(account: Account, tank: Tank, instances: Iterable[Instance]) -> Statistics:
     """Return the statistics of what *account* and *tank* are kept for, and of the open *instances*."""
     instances = tuple(instances)
+    for instance in instances:
+        instance.settle()
     groups: set[Group] = {instance.group for instance in instances}
     states = Counter({state.value: 0 for state in State if state not in (State.QUEUED, State.DONE)})
     for group in groups:

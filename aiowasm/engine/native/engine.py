@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import struct
 from array import array
+from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary, ref
 
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.native.code import CodeSpace, generation
+from aiowasm.engine.native.crossing import Crossing, NativeBerth, NativeGuard, direct
 from aiowasm.engine.native.entities import NativeGlobal, NativeMemory, NativeTable
 from aiowasm.engine.native.execution import NativeExecution
 from aiowasm.engine.native.layout import Activation, Descriptor, Instance
@@ -18,11 +20,12 @@ from aiowasm.engine.native.module import ModuleCode, code_of
 from aiowasm.engine.native.platform import load_stencils
 from aiowasm.engine.native.stack import GuestStack, StackPool
 from aiowasm.engine.native.values import codec, slots_of
-from aiowasm.errors import LinkError
+from aiowasm.errors import LimitError, LinkError
 from aiowasm.syntax.types import ArrayType, FuncType, StructType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from contextvars import ContextVar
 
     from aiowasm.engine.heap import Reference
     from aiowasm.engine.instance import ModuleInst
@@ -58,6 +61,7 @@ class _Runtime:
         self._pool = ctypes.create_string_buffer(size)
         self.pool = (ctypes.addressof(self._pool) + 15) & ~15
         ctypes.memmove(self.pool, stencils.pool, len(stencils.pool))
+        self.crossing = Crossing(stencils, space.put, self.routines["rt_resume"], self.routines["rt_entry"])
         self.holding = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self.routines["rt_resume"])
         self.releasing = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self.routines["rt_resume"])
         block = bytearray(Activation.NBYTES)
@@ -190,9 +194,11 @@ class Native:
         self.crossed = runtime.crossed
         self.entry = runtime.routines["rt_entry"]
         self.entered = runtime.entered
+        self.crossing = runtime.crossing
         self.resume_holding = runtime.holding
         self.resume_releasing = runtime.releasing
         self.pool = StackPool()
+        self._berths: dict[tuple[int, int], NativeBerth] = {}
         self._serial = next(_serials)
         self.functions: WeakValueDictionary[int, FuncInst] = WeakValueDictionary()
         self.instances: WeakValueDictionary[int, NativeInstance] = WeakValueDictionary()
@@ -232,6 +238,16 @@ class Native:
     ) -> NativeExecution:
         """Return an execution of *func*, not started."""
         return NativeExecution(self, func, arguments, limit, call_depth, stack_slots)
+
+    def guard(self, thread: array[int], variable: ContextVar[Any]) -> NativeGuard:
+        """Return a guard for the direct calls of an instance."""
+        return NativeGuard(thread, variable)
+
+    def direct(
+        self, func: FuncInst, guard: NativeGuard, *, units: int, call_depth: int, stack_slots: int
+    ) -> Callable[..., Any] | None:
+        """Return a built-in function for calls of *func* by the host, or None."""
+        return direct(self, func, guard, units=units, call_depth=call_depth, stack_slots=stack_slots)
 
     def close(self, instance: ModuleInst, error: Exception) -> None:
         """Make every later call of the functions of *instance* end with *error*."""
@@ -276,6 +292,24 @@ class Native:
         if not stack.prepared:
             ctypes.memmove(stack.activation, self._runtime.block, Activation.NBYTES)
             stack.prepared = True
+
+    def berth(self, slots: int, depth: int) -> NativeBerth:
+        """Return the berth for the given limits, with a stack unless one has been taken away."""
+        berth = self._berths.get((slots, depth))
+        if berth is None:
+            berth = self._berths[slots, depth] = NativeBerth(slots)
+            with suppress(LimitError):  # else the next stack that is given back will lie there
+                self.give(self.pool.take(slots, depth))
+        return berth
+
+    def give(self, stack: GuestStack) -> None:
+        """Take back a stack that an execution needs no longer."""
+        berth = self._berths.get((stack.slots, stack.depth))
+        if berth is None or berth.stack is not None:
+            self.pool.give(stack)
+            return
+        self.prepare(stack)
+        berth.lay(stack)
 
     def returns(self) -> dict[int, Any]:
         """What executions remember of return addresses, as long as the code is there."""

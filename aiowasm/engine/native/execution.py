@@ -49,7 +49,7 @@ _INSTANCE: Final = Activation.INSTANCE // 8
 _DEPTH_LIMIT: Final = Activation.DEPTH_LIMIT // 8
 _TARGET: Final = Activation.TARGET // 8
 _CAUGHT: Final = Activation.CAUGHT // 8
-_BIAS: Final = 128
+_BIAS: Final = Activation.BIAS
 _MASK: Final = (1 << 64) - 1
 _FARTHEST: Final = 1 << 62
 _SHORT_UNITS: Final = 20_000
@@ -385,8 +385,16 @@ class NativeExecution:
         except Trap as trap:
             return self._trapped(trap)
 
+    def take_over(self, stack: GuestStack, units: int) -> None:
+        """Become the execution of a guest that began without one, on *stack* and with *units* of fuel, and has left."""
+        self._stack, self._longs = stack, stack.longs
+        self._ticket = self.engine.enter()
+        self.consumed = units - 1 - stack.longs[_FUEL]
+
     def _start(self) -> Outcome | None:
         self._started = True
+        if self._stack is not None:
+            return self._look()
         func, arguments = self._func, self.arguments
         if func.instance is None:
             if func.host is None:
@@ -419,6 +427,27 @@ class NativeExecution:
         else:
             self.write(stack.values, known.functype.params, arguments)
         return None
+
+    def _look(self) -> Outcome | None:
+        """Deal with why the guest left that was taken over."""
+        status = self._longs[Activation.STATUS // 8]
+        if status == Status.RETURNED:
+            return self._returned()
+        if status != Status.YIELD:
+            return self._dispatch(status)
+        if self.consumed > self.limit:
+            raise OutOfFuel
+        return Outcome.PAUSED if self.consumed >= self._until else None
+
+    def _returned(self) -> Outcome:
+        known, stack = self.engine.function(self._func), self._stack
+        if stack is None:
+            raise RuntimeError("the execution is over")
+        if known.results is not None:
+            self.results = known.results.unpack_from(stack.view, Activation.NBYTES)
+        else:
+            self.results = tuple(self.read(stack.values, known.functype.results))
+        return self._end(Outcome.RETURNED)
 
     def _run(self, until: int) -> Outcome:
         longs = self._longs
@@ -454,12 +483,7 @@ class NativeExecution:
                     return Outcome.PAUSED
                 continue
             if status == Status.RETURNED:
-                known = engine.function(self._func)
-                if known.results is not None:
-                    self.results = known.results.unpack_from(stack.view, Activation.NBYTES)
-                else:
-                    self.results = tuple(self.read(stack.values, known.functype.results))
-                return self._end(Outcome.RETURNED)
+                return self._returned()
             outcome = self._dispatch(status)
             if outcome is not None:
                 return outcome
@@ -651,7 +675,7 @@ class NativeExecution:
             self.engine.leave(self._ticket)
             if self._waiting:
                 self.engine.pool.waiting.pop(stack, None)
-            self.engine.pool.give(stack)
+            self.engine.give(stack)
         elif self._aside is not None:
             self._aside = None
             self.engine.leave(self._ticket)

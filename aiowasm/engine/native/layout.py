@@ -10,7 +10,21 @@ from typing import Final
 
 from aiowasm.errors import TrapCode
 
-__all__ = ("Activation", "Caught", "Descriptor", "Handler", "Instance", "Memory", "Saved", "Status", "Table")
+__all__ = (
+    "Activation",
+    "Api",
+    "Berth",
+    "Caught",
+    "Descriptor",
+    "Direct",
+    "Guard",
+    "Handler",
+    "Instance",
+    "Memory",
+    "Saved",
+    "Status",
+    "Table",
+)
 
 
 class Activation:
@@ -48,6 +62,8 @@ class Activation:
     ROUTINES: Final = 144
     """Pointers to the runtime's routines, in the order of `ROUTINES` below; then one for each trap."""
 
+    BIAS: Final = 128
+    """What a frame pointer is ahead of its frame, so that displacements of 32 slots are short."""
     ROUTINE_NAMES: Final = (
         *("yield", "exhausted", "leave", "cross", "lazy", "switch", "copy", "fill"),
         *("throw", "throw_ref", "unwind"),
@@ -175,3 +191,84 @@ class Caught:
     """Each has the tag and the payload."""
     ENTRY_NBYTES: Final = 64
     PAYLOAD_SLOTS: Final = 6
+
+
+# What built-ins for calls from Python need (`native.crossing`).
+
+
+class Direct:
+    """One such built-in: the function, and what goes over the border."""
+
+    GUARD: Final = 0
+    BERTH: Final = 8
+    INSTANCE: Final = 16
+    DESCRIPTOR: Final = 24
+    UNITS: Final = 32
+    """The fuel it may use."""
+    COUNT: Final = 40
+    """The number of parameters."""
+    RESULT: Final = 48
+    TYPES: Final = 49
+    """One byte for each parameter: a number below."""
+    PARAMS_MAX: Final = 15
+    NBYTES: Final = 64
+
+    I32: Final = 0
+    I64: Final = 1
+    F32: Final = 2
+    F64: Final = 3
+    NONE: Final = 4
+    """No result."""
+
+
+class Guard:
+    """Whether calls of an instance may go this way now."""
+
+    OPEN: Final = 0
+    """Zero: no."""
+    METER: Final = 8
+    """Fuel that they have used."""
+    THREAD: Final = 16
+    """Pointer to the identity of the only thread that may."""
+    FIRST: Final = 24
+    """A list that must be empty, and a second one."""
+    SECOND: Final = 32
+    VARIABLE: Final = 40
+    """A context variable that must be None."""
+    NBYTES: Final = 48
+
+
+class Berth:
+    """A stack that lies ready, with its limits; ACTIVATION is zero while it is in use."""
+
+    ACTIVATION: Final = 0
+    SP: Final = 8
+    SLOTS: Final = 16
+    DEPTH_LIMIT: Final = 24
+    NBYTES: Final = 32
+
+
+class Api:
+    """The table through which machine code calls CPython: functions, objects, and routines of ours."""
+
+    FUNCTIONS: Final = (
+        "PyByteArray_AsString",
+        "PyContextVar_Get",
+        "PyFloat_AsDouble",
+        "PyFloat_FromDouble",
+        "PyList_Size",
+        "PyLong_AsLongLongAndOverflow",
+        "PyLong_FromLongLong",
+        "PyObject_CallOneArg",
+        "PyThread_get_thread_ident",
+        "Py_DecRef",
+        "Py_IncRef",
+    )
+    NAMES: Final = (*FUNCTIONS, "None", "int", "float", "leave", "refused", "resume", "entry")
+    OBJECT_TYPE: Final = 8
+    """Where the type of an object is in it, which is tested."""
+
+    @classmethod
+    def offset(cls, name: str) -> int:
+        """Return the offset of an entry."""
+        return 8 * cls.NAMES.index(name)

@@ -7,6 +7,7 @@ r8 slots left, rdi constant pool, r15 instance; rax rcx rdx r10 r11 scratch. Hol
 
 from __future__ import annotations
 
+from aiowasm.engine.native.builder.x86_64_crossing import CROSSING
 from aiowasm.engine.native.layout import Activation, Caught, Descriptor, Handler, Instance, Memory, Status, Table
 from aiowasm.errors import TrapCode
 
@@ -140,6 +141,7 @@ _TABLE = (  # the index is in rbx; leaves the descriptor in rax
 )
 
 FRAGMENTS: dict[str, str] = {
+    **CROSSING,
     "ldR": "movq HA(%rbp),%rbx",
     "stR": "movq %rbx,HA(%rbp)",
     "stF": "movsd %xmm1,HA(%rbp)",

@@ -308,7 +308,7 @@ async def test_slices_are_as_long_as_asked_for() -> None:
                 ticks.append(count)
                 group.cancel_scope.cancel()
     assert ticks[0] > 10
-    assert abs(ticks[0] - ticks[1]) <= 1
+    assert abs(ticks[0] - ticks[1]) <= ticks[1] // 4  # trio takes tasks in random order
 
 
 async def test_traps_say_where() -> None:

@@ -1,7 +1,7 @@
 """Runs programs of the generator on several engines and compares everything that can be seen.
 
-Per call: results, trap codes, fuel, and between engines of aiowasm the frames of a trap; afterwards memories and
-globals. An `Adapter` is a way to run a program:
+Per call: results, trap codes, frames of traps, fuel; afterwards memories and globals. An `Adapter` is a way to run a
+program:
 
     compare(program, [Ours("interpreter", Interpreter), Wasmtime()])
 
@@ -43,7 +43,7 @@ class DifferenceError(Exception):
 
 @dataclass(frozen=True)
 class Seen:
-    """What came of one call. `frames` and `fuel` are None where an engine cannot say."""
+    """What came of one call. `fuel` is None where an engine cannot say, `frames` where it did not trap."""
 
     outcome: str
     """returned, thrown, or the standard's phrase of a trap."""
@@ -224,7 +224,10 @@ class Wasmtime:
         try:
             results = func(store, *arguments)
         except (self._wasmtime.Trap, self._wasmtime.WasmtimeError) as error:
-            return Seen(_phrase(error), (), (1 << 40) - store.get_fuel())
+            phrase = _phrase(error)
+            frames = getattr(error, "frames", ()) if phrase != "thrown" else ()
+            places = tuple(FrameInfo(None, "", frame.func_index, frame.module_offset) for frame in frames)
+            return Seen(phrase, (), (1 << 40) - store.get_fuel(), places)
         fuel = (1 << 40) - store.get_fuel()
         listed = [] if results is None else results if isinstance(results, list) else [results]
         masks = [(1 << (32 if t.name == "I32" else 64)) - 1 for t in call.results]
@@ -270,7 +273,7 @@ def _differences(program: Program, one: Adapter, first: Run, other: Adapter, sec
             found.append(f"{where}: {one.name} {a.outcome} {a.results}, {other.name} {b.outcome} {b.results}")
         elif fuel and None not in (a.fuel, b.fuel) and a.fuel != b.fuel and (not coarse or mine == "returned"):
             found.append(f"{where}: fuel {a.fuel} on {one.name}, {b.fuel} on {other.name}")
-        elif not coarse and a.frames != b.frames:
+        elif _places(a, coarse) != _places(b, coarse):
             found.append(f"{where}: frames {a.frames} on {one.name}, {b.frames} on {other.name}")
     for name, data in first.memories.items():
         if data != second.memories[name]:
@@ -282,6 +285,18 @@ def _differences(program: Program, one: Adapter, first: Run, other: Adapter, sec
         if value != second.globals[name]
     ]
     return found
+
+
+def _places(seen: Seen, coarse: bool) -> list[Any]:
+    """Where a trap is.
+
+    Wasmtime knows no names and at most twenty frames; a load that it makes part of what uses it traps there.
+    """
+    frames = seen.frames or ()
+    if not coarse:
+        return list(frames)
+    places: list[Any] = [(frame.funcidx, frame.offset) for frame in frames[:20]]
+    return [frames[0].funcidx, *places[1:]] if seen.outcome == TrapCode.MEMORY_OUT_OF_BOUNDS.value else places
 
 
 def compare(program: Program, adapters: Sequence[Adapter], fuel: bool = True) -> list[Run]:

@@ -20,6 +20,7 @@ from aiowasm.syntax.module import (
     Expr,
     Funcs,
     Global,
+    Import,
     Module,
     Table,
 )
@@ -66,6 +67,17 @@ class ModuleBuilder:
     exports: list[Export] = field(default_factory=list)
     elems: list[Elem] = field(default_factory=list)
     datas: list[Data] = field(default_factory=list)
+    imports: list[Import] = field(default_factory=list)
+    nimported_funcs: int = 0
+    nimported_globals: int = 0
+    nimported_tables: int = 0
+    nimported_mems: int = 0
+    nimported_tags: int = 0
+    home: int = 0
+    """The table where function i stands at i."""
+    layouts: list[list[FuncType]] = field(default_factory=list)
+    """Of each table, the types of the functions it begins with; code leaves those where they are."""
+    start: int | None = None
 
     def typeidx(self, comptype: CompType) -> int:
         """The index of a type, made if need be."""
@@ -74,7 +86,7 @@ class ModuleBuilder:
         return self.types.index(comptype)
 
     def add_global(self, globaltype: GlobalType, name: str, *immediates: Any) -> int:
-        """Add a global whose initial value is one instruction; give its index."""
+        """Add a global whose initial value is one instruction; give its index. Imported ones are there already."""
         self.globals.append(globaltype)
         self.inits.append(constant(name, *immediates))
         return len(self.globals) - 1
@@ -83,20 +95,22 @@ class ModuleBuilder:
         """The module. Every function can be referred to, by a declarative segment."""
         elems = list(self.elems)
         if Feature.REFERENCE_TYPES in self.features:
-            elems.append(Elem(RefType(False, AbsHeapType.FUNC), array("I", range(len(self.codes))), "declarative"))
+            elems.append(Elem(RefType(False, AbsHeapType.FUNC), array("I", range(len(self.functypes))), "declarative"))
         buffer = b"".join(self.codes)
         ends = array("Q")
         for code in self.codes:
             ends.append((ends[-1] if ends else 0) + len(code))
-        typeidxs = array("I", [self.typeidx(functype) for functype in self.functypes])
-        tags = tuple(TagType(self.typeidx(FuncType(types, ()))) for types in self.tags)
+        typeidxs = array("I", [self.typeidx(functype) for functype in self.functypes[self.nimported_funcs :]])
+        tags = tuple(TagType(self.typeidx(FuncType(types, ()))) for types in self.tags[self.nimported_tags :])
         return Module(
             types=tuple(RecType((SubType(True, (), comptype),)) for comptype in self.types),
             funcs=Funcs(typeidxs, buffer, array("Q", [0, *ends[:-1]]), ends),
-            tables=tuple(Table(tabletype) for tabletype in self.tables),
-            mems=tuple(self.mems),
+            imports=tuple(self.imports),
+            tables=tuple(Table(tabletype) for tabletype in self.tables[self.nimported_tables :]),
+            mems=tuple(self.mems[self.nimported_mems :]),
             tags=tags,
-            globals=tuple(map(Global, self.globals, self.inits)),
+            globals=tuple(map(Global, self.globals[self.nimported_globals :], self.inits)),
+            start=self.start,
             exports=tuple(self.exports),
             elems=tuple(elems),
             data_count=len(self.datas) if Feature.BULK_MEMORY in self.features else None,

@@ -386,18 +386,31 @@ class Expressions(Emitter):
         self.expr(self.rng.choice([t for t in self.valtypes if isinstance(t, RefType)]), depth)
         self.op("ref.is_null")
 
+    def tableidx(self) -> int:
+        """Some table."""
+        return self.rng.randrange(len(self.module.tables))
+
+    def table_at(self, tableidx: int) -> NumType:
+        """The type of indices into a table."""
+        return address_type(self.module.tables[tableidx].addrtype)
+
     def table_size(self, _valtype: ValType, _depth: int) -> None:
         """The size of a table."""
-        self.op("table.size", 0)
+        tableidx = self.tableidx()
+        self.op("table.size", tableidx)
+        if self.table_at(tableidx) is I64:
+            self.op("i32.wrap_i64")
 
     def table_get(self, _valtype: ValType, depth: int) -> None:
         """A reference from a table."""
-        self.table_index(depth)
-        self.op("table.get", 0)
+        tableidx = self.tableidx()
+        self.table_index(tableidx, depth)
+        self.op("table.get", tableidx)
 
-    def table_index(self, depth: int) -> None:
-        """Push an index of the table, in bounds more often than not."""
-        self.expr(I32, depth)
+    def table_index(self, tableidx: int, depth: int) -> None:
+        """Push an index into a table, in bounds more often than not."""
+        at = self.table_at(tableidx)
+        self.expr(at, depth)
         if not self.risky():
-            self.const(I32, self.module.tables[0].limits.minimum)
-            self.op("i32.rem_u")
+            self.const(at, self.module.tables[tableidx].limits.minimum)
+            self.op(f"{at}.rem_u")

@@ -36,6 +36,7 @@ from aiowasm.syntax.types import (
     ValType,
 )
 from tests.fuzz.emitter import Emitter, ModuleBuilder, Types, constant, value_types
+from tests.fuzz.links import export_all, import_from
 from tests.fuzz.shapes import Shapes
 from tests.fuzz.structures import Structures
 from tests.fuzz.values import bits_of
@@ -64,6 +65,8 @@ class Options:
     """Whether to generate what is of unusual shape: `tests.fuzz.shapes`."""
     heap: bool = True
     """Whether garbage collection means structures and arrays too, which the native engine lacks."""
+    linked: bool = False
+    """Whether the program is two modules, of which one imports the other's entities and functions of the host."""
     shared: bool = False
     """Whether memories are shared, so that code may wait."""
 
@@ -85,6 +88,10 @@ class Program:
     seed: int
     binary: bytes
     calls: tuple[Call, ...]
+    library: bytes | None = None
+    """What the module imports from, but for functions of the host."""
+    starts: bool = False
+    """Whether there is a start function."""
 
 
 def flat(valtype: ValType) -> tuple[NumType, ...]:
@@ -104,39 +111,64 @@ def _signature(rng: Random, options: Options) -> FuncType:
 
 
 def _declare(module: ModuleBuilder, rng: Random, options: Options) -> None:
-    """Everything but code."""
+    """Everything but code, behind what is imported."""
     features = options.features
     for _ in range(options.nfunctions):
         repeated = module.functypes and rng.random() < 0.3
         functype = rng.choice(module.functypes) if repeated else _signature(rng, options)
         module.functypes.append(functype)
         module.typeidx(functype)
-    for memidx in range(2 if Feature.MULTI_MEMORY in features else 1):
+    for memidx in range(len(module.mems), 2 if Feature.MULTI_MEMORY in features else 1):
         wide = Feature.MEMORY64 in features and rng.random() < 0.4
         addrtype = AddressType.I64 if wide else AddressType.I32
         module.mems.append(MemType(Limits(1, rng.choice((1, 2, 5))), addrtype, shared=options.shared))
-        module.exports.append(Export(f"mem{memidx}", "memory", memidx))
         module.datas.append(
             Data(rng.randbytes(300), (memidx, constant("i64.const" if wide else "i32.const", rng.randrange(3800))))
         )
+    module.exports += [Export(f"mem{memidx}", "memory", memidx) for memidx in range(len(module.mems))]
     if Feature.BULK_MEMORY in features:
         module.datas.append(Data(rng.randbytes(16), None))
-    nelements = options.nfunctions + 6
-    module.tables.append(TableType(Limits(nelements, nelements + 10), FUNCREF))
-    offset = constant("i32.const", 0)
-    nonnull = RefType(False, AbsHeapType.FUNC)
-    module.elems.append(Elem(nonnull, array("I", range(options.nfunctions)), (0, offset)))
-    if Feature.BULK_MEMORY in features:
-        module.elems.append(Elem(nonnull, array("I", [rng.randrange(options.nfunctions) for _ in range(4)]), "passive"))
+    _tables(module, rng, options)
     if Feature.EXCEPTIONS in features:
-        module.tags = [
+        module.tags += [
             tuple(t for t in rng.choices(value_types(features), k=rng.randrange(3)) if isinstance(t, NumType))
             for _ in range(2)
         ]
-    module.add_global(GlobalType(I32, True), "i32.const", 0)  # the budget
+    if not module.globals:
+        module.add_global(GlobalType(I32, True), "i32.const", 0)  # the budget
     for valtype in value_types(features):
         for mutable in (True, False):
             _global(module, rng, valtype, mutable)
+
+
+def _tables(module: ModuleBuilder, rng: Random, options: Options) -> None:
+    """The table where every function stands, and sometimes another one."""
+    features = options.features
+    nfuncs = len(module.functypes)
+    nonnull = RefType(False, AbsHeapType.FUNC)
+    module.tables.append(TableType(Limits(nfuncs + 6, nfuncs + 16), FUNCREF))
+    module.layouts.append(list(module.functypes))
+    module.elems.append(Elem(nonnull, array("I", range(nfuncs)), (module.home, constant("i32.const", 0))))
+    if options.shapes and Feature.REFERENCE_TYPES in features:
+        wide = Feature.MEMORY64 in features and rng.random() < 0.5
+        module.tables.append(TableType(Limits(9, 20), FUNCREF, AddressType.I64 if wide else AddressType.I32))
+        chosen = rng.sample(range(nfuncs), 3)
+        module.layouts.append([module.functypes[funcidx] for funcidx in chosen])
+        offset = constant("i64.const" if wide else "i32.const", 0)
+        module.elems.append(Elem(nonnull, array("I", chosen), (len(module.tables) - 1, offset)))
+    if module.nimported_tables:
+        _replace(module, rng)
+    if Feature.BULK_MEMORY in features:
+        module.elems.append(Elem(nonnull, array("I", [rng.randrange(nfuncs) for _ in range(4)]), "passive"))
+
+
+def _replace(module: ModuleBuilder, rng: Random) -> None:
+    """Put functions of this module where the library looks for its own."""
+    for slot, functype in enumerate(module.layouts[0]):
+        fitting = [at for at, mine in enumerate(module.functypes) if mine == functype and at >= module.nimported_funcs]
+        if fitting and rng.random() < 0.5:
+            nonnull = RefType(False, AbsHeapType.FUNC)
+            module.elems.append(Elem(nonnull, array("I", [rng.choice(fitting)]), (0, constant("i32.const", slot))))
 
 
 def _global(module: ModuleBuilder, rng: Random, valtype: ValType, mutable: bool) -> None:
@@ -247,11 +279,11 @@ def _state(module: ModuleBuilder, rng: Random) -> list[tuple[str, FuncType]]:
         functype = FuncType((), (I32,))
         code = Emitter(module, rng, functype)
         code.op("i32.const", 0)
-        for slot in range(module.tables[0].limits.minimum):
+        for slot in range(module.tables[module.home].limits.minimum):
             code.op("i32.const", 1)
             code.op("i32.shl")
             code.op("i32.const", slot)
-            code.op("table.get", 0)
+            code.op("table.get", module.home)
             code.op("ref.is_null")
             code.op("i32.or")
         made.append(("state_table", _export(module, rng, "state_table", functype, code)))
@@ -263,22 +295,56 @@ def generate(seed: int, options: Options | None = None) -> Program:
     chosen = options or Options()
     rng = Random(seed)
     module = ModuleBuilder(chosen.features)
+    library = None
+    if chosen.linked:
+        library = ModuleBuilder(chosen.features)
+        _declare(library, rng, chosen)
+        _functions(library, rng, chosen)
+        export_all(library)
+        import_from(library, chosen.nfunctions, module, rng)
     _declare(module, rng, chosen)
-    for funcidx in range(chosen.nfunctions):
-        kind = Shapes if chosen.shapes else Structures
-        code = kind(module, rng, module.functypes[funcidx], chosen.ninstructions, chosen.traps, chosen.bulk)
-        code.heap = chosen.heap
-        code.callable = list(range(chosen.nfunctions))
-        _prologue(code)
-        code.body(chosen.depth)
-        module.codes.append(code.code())
+    _functions(module, rng, chosen)
+    nfuncs = len(module.functypes)
+    if chosen.linked and rng.random() < 0.3:
+        _start(module, rng, chosen)
     calls = []
-    for funcidx in range(chosen.nfunctions):
+    for funcidx in range(nfuncs):
         functype = _wrapper(module, rng, funcidx)
         calls += [_call(rng, f"f{funcidx}", functype) for _ in range(chosen.ncalls)]
     rng.shuffle(calls)
     calls += [_call(rng, name, functype) for name, functype in _state(module, rng)]
-    return Program(seed, encode(module.module()), tuple(calls))
+    imported = encode(library.module()) if library else None
+    return Program(seed, encode(module.module()), tuple(calls), imported, module.start is not None)
+
+
+def _functions(module: ModuleBuilder, rng: Random, options: Options) -> None:
+    """Code of all functions that are declared."""
+    nfuncs = len(module.functypes)
+    for functype in module.functypes[module.nimported_funcs :]:
+        code = _emitter(module, rng, functype, options)
+        code.callable = list(range(nfuncs))
+        _prologue(code)
+        code.body(options.depth)
+        module.codes.append(code.code())
+
+
+def _emitter(module: ModuleBuilder, rng: Random, functype: FuncType, options: Options) -> Structures:
+    kind = Shapes if options.shapes else Structures
+    code = kind(module, rng, functype, options.ninstructions, options.traps, options.bulk)
+    code.heap = options.heap
+    return code
+
+
+def _start(module: ModuleBuilder, rng: Random, options: Options) -> None:
+    """A start function, which nobody else calls."""
+    code = _emitter(module, rng, FuncType((), ()), options)
+    code.callable = list(range(len(module.functypes)))
+    code.op("i32.const", _BUDGET)
+    code.op("global.set", 0)
+    code.body(options.depth)
+    module.start = len(module.functypes)
+    module.functypes.append(code.functype)
+    module.codes.append(code.code())
 
 
 def _call(rng: Random, name: str, functype: FuncType) -> Call:

@@ -33,6 +33,8 @@ class Statements(Expressions):
             made.append(self.memory_grow)
         if self.has(Feature.REFERENCE_TYPES):
             made += [self.table_set, *([self.table_fill, self.table_grow] if self.bulk else [])]
+        if len(self.module.tables) > 1:
+            made += [self.call_elsewhere] * 2
         if self.has(Feature.EXCEPTIONS):
             made += [self.throw]
         return made
@@ -200,6 +202,17 @@ class Statements(Expressions):
         for _ in self.module.functypes[chosen].results:
             self.op("drop")
 
+    def call_elsewhere(self, depth: int) -> None:
+        """A call through a table where functions of others stand."""
+        tableidx = self.rng.choice([at for at in range(len(self.module.tables)) if at != self.module.home])
+        layout = self.module.layouts[tableidx]
+        slot = self.rng.randrange(len(layout))
+        self.exprs(layout[slot].params, depth)
+        self.const(self.table_at(tableidx), slot)
+        self.op("call_indirect", self.module.typeidx(layout[slot]), tableidx)
+        for _ in layout[slot].results:
+            self.op("drop")
+
     def tail_call(self, depth: int) -> None:
         """A tail call of a function with the same results, or a trap."""
         fitting = [at for at in self.callable if self.module.functypes[at].results == self.functype.results]
@@ -219,11 +232,12 @@ class Statements(Expressions):
         if kind < 0.4:
             self.op(prefix + "call", funcidx)
         elif kind < 0.7 or not self.has(Feature.FUNCTION_REFERENCES):
+            home = self.module.home
             if self.risky():
-                self.table_index(depth)
+                self.table_index(home, depth)
             else:
-                self.const(I32, funcidx)
-            self.op(prefix + "call_indirect", typeidx, 0)
+                self.const(self.table_at(home), funcidx)
+            self.op(prefix + "call_indirect", typeidx, home)
         else:
             if self.risky() and self.rng.random() < 0.5:
                 self.op("ref.null", typeidx)
@@ -283,45 +297,61 @@ class Statements(Expressions):
         self.op("memory.grow", memidx)
         self.op("local.set", self.settable(at))
 
+    def behind(self, tableidx: int, most: int) -> None:
+        """Push an index behind the functions that are called through a table."""
+        self.const(self.table_at(tableidx), len(self.module.layouts[tableidx]) + self.rng.randrange(most))
+
+    def few(self, tableidx: int, most: int) -> None:
+        """Push a small number of elements, seldom a larger one."""
+        self.const(self.table_at(tableidx), self.rng.randrange(9 if self.risky() else most))
+
     def table_set(self, depth: int) -> None:
         """table.set behind the functions that are called through the table."""
-        self.expr(I32, depth)
-        self.const(I32, 4)
-        self.op("i32.rem_u")
-        self.const(I32, len(self.module.functypes))
-        self.op("i32.add")
+        tableidx = self.tableidx()
+        at = self.table_at(tableidx)
+        self.expr(at, depth)
+        self.const(at, 4)
+        self.op(f"{at}.rem_u")
+        self.const(at, len(self.module.layouts[tableidx]))
+        self.op(f"{at}.add")
         self.expr(FUNCREF, depth)
-        self.op("table.set", 0)
+        self.op("table.set", tableidx)
 
     def table_fill(self, depth: int) -> None:
         """table.fill."""
-        self.const(I32, len(self.module.functypes) + self.rng.randrange(5))
+        tableidx = self.tableidx()
+        self.behind(tableidx, 5)
         self.expr(FUNCREF, depth)
-        self.const(I32, self.rng.randrange(9 if self.risky() else 2))
-        self.op("table.fill", 0)
+        self.few(tableidx, 2)
+        self.op("table.fill", tableidx)
 
     def table_grow(self, depth: int) -> None:
         """table.grow, its result kept."""
+        tableidx = self.tableidx()
+        at = self.table_at(tableidx)
         self.expr(FUNCREF, depth)
-        self.const(I32, self.rng.choice((0, 1, 2, 1000)))
-        self.op("table.grow", 0)
-        self.op("local.set", self.settable(I32))
+        self.const(at, self.rng.choice((0, 1, 2, 1000)))
+        self.op("table.grow", tableidx)
+        self.op("local.set", self.settable(at))
 
     def table_copy(self, _depth: int) -> None:
         """table.copy behind the functions."""
-        for _ in range(2):
-            self.const(I32, len(self.module.functypes) + self.rng.randrange(4))
-        self.const(I32, self.rng.randrange(9 if self.risky() else 2))
-        self.op("table.copy", 0, 0)
+        to, source = self.tableidx(), self.tableidx()
+        self.behind(to, 4)
+        self.behind(source, 4)
+        self.few(source if self.table_at(to) is not I32 else to, 2)
+        self.op("table.copy", to, source)
 
     def table_init(self, _depth: int) -> None:
         """table.init and elem.drop."""
-        self.const(I32, len(self.module.functypes) + self.rng.randrange(3))
+        tableidx = self.tableidx()
+        self.behind(tableidx, 3)
         self.const(I32, 0)
         self.const(I32, self.rng.randrange(9 if self.risky() else 3))
-        self.op("table.init", 1, 0)
+        passive = len(self.module.elems) - 1
+        self.op("table.init", passive, tableidx)
         if self.rng.random() < 0.1:
-            self.op("elem.drop", 1)
+            self.op("elem.drop", passive)
 
     # Exceptions
 

@@ -9,13 +9,14 @@ from aiowasm.engine.native import Native
 from tests.fuzz.differential import PROFILES, Ours, compare, program_of, without_heap
 
 
-@pytest.mark.parametrize("first", range(40, 112, 12))
+@pytest.mark.parametrize("first", range(40, 40 + 4 * len(PROFILES), len(PROFILES)))
 def test_engines_agree(native: Native, first: int) -> None:
     adapters = [
         Ours("interpreter", Interpreter),
         Ours("native", lambda: native),
         Ours("native, slices of one", lambda: native, slice_fuel=1),
-        Ours("native, slices of any size", lambda: native, slice_fuel=None),
+        Ours("native, slices of any size", lambda: native, slice_fuel=None, hosts="leave"),
+        Ours("native, hosts that pause", lambda: native, hosts="pause"),
     ]
     for seed in range(first, first + len(PROFILES)):
         program, _options = program_of(seed, without_heap)

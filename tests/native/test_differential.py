@@ -6,7 +6,7 @@ import pytest
 
 from aiowasm.engine.interpreter.engine import Interpreter
 from aiowasm.engine.native import Native
-from tests.fuzz.differential import PROFILES, Ours, compare, program_of, without_heap
+from tests.fuzz.differential import PROFILES, Direct, Ours, compare, program_of, without_heap
 
 
 @pytest.mark.parametrize("first", range(40, 40 + 4 * len(PROFILES), len(PROFILES)))
@@ -17,6 +17,7 @@ def test_engines_agree(native: Native, first: int) -> None:
         Ours("native, slices of one", lambda: native, slice_fuel=1),
         Ours("native, slices of any size", lambda: native, slice_fuel=None, hosts="leave"),
         Ours("native, hosts that pause", lambda: native, hosts="pause"),
+        Direct("native, direct calls", lambda: native),
     ]
     for seed in range(first, first + len(PROFILES)):
         program, _options = program_of(seed, without_heap)

@@ -16,7 +16,7 @@ from aiowasm import limits
 from aiowasm.errors import InvalidError, MalformedError
 from aiowasm.features import DEFAULT, Feature, Features
 from aiowasm.syntax.code import decode_locals, instructions_at, read_instruction, read_reftype, read_valtype
-from aiowasm.syntax.leb128 import read_u
+from aiowasm.syntax.leb128 import read_s, read_u
 from aiowasm.syntax.module import Custom, Data, Elem, Export, Expr, Funcs, Global, Import, Module, Table
 from aiowasm.syntax.types import (
     FUNCREF,
@@ -57,6 +57,7 @@ _EXPORT_KINDS = ("func", "table", "memory", "global", "tag")
 _PACKED = {t.value: t for t in PackedType}
 _FUNC_ELEMS = RefType(False, AbsHeapType.FUNC)
 _OPENING = frozenset({"block", "loop", "if", "try", "try_table"})
+_I32_CONST, _END = b"\x41", 0x0B
 _CLOSING = frozenset({"end", "delegate"})
 _INNER = frozenset({"else", "catch", "catch_all"})
 # Items per step: a small object takes some microseconds, a number a third of one.
@@ -207,6 +208,11 @@ class _Decoder:
         """Find the `end` of a constant expression; what may stand in it is for validation to say."""
         start = pos = self.pos
         data, end = self.data, self.end
+        if data[pos : pos + 1] == _I32_CONST:  # nearly all of them, and there may be thousands
+            _value, after = read_s(data, pos + 1, 32)
+            if after < end and data[after] == _END:
+                self.pos = after + 1
+                return Expr(data[start : after + 1], start)
         depth = number = 0
         while True:
             if pos >= end:

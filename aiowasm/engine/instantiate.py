@@ -8,9 +8,9 @@ standard says.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from aiowasm.engine.base import Engine
 from aiowasm.engine.func import FuncInst
@@ -23,12 +23,20 @@ from aiowasm.engine.segments import DataInst, ElemInst
 from aiowasm.engine.table import TableInst
 from aiowasm.engine.tag import TagInst
 from aiowasm.limits import MAX_TABLE_ELEMENTS
+from aiowasm.syntax.code import constant_number
 from aiowasm.syntax.module import Elem, Expr
 from aiowasm.syntax.types import AddressType, NumType, ValType
 from aiowasm.validation.code import validate_expr
 from aiowasm.validation.module import ValidatedModule
 
-__all__ = ("Bounds", "Import", "instantiate")
+__all__ = ("Bounds", "Import", "instantiate", "instantiate_steps")
+
+T = TypeVar("T")
+Steps = Generator[None, None, T]
+
+_PER_STEP: Final = 128
+"""Elements, segments or globals that are made in one step."""
+_STEP_NBYTES: Final = 1 << 20
 
 Import = FuncInst | TableInst | MemInst | GlobalInst | TagInst
 
@@ -53,10 +61,13 @@ class _Instantiation:
         self.instance = ModuleInst(validated, name, bounds.heap)
 
     def value(self, expr: Expr, expected: ValType) -> Any:
+        number = constant_number(expr, expected)
+        if number is not None:
+            return number
         record = validate_expr(self.validated, expr, expected, len(self.instance.globals))
         return evaluate(record, self.instance)
 
-    def allocate(self, imports: Sequence[Import]) -> None:
+    def allocate(self, imports: Sequence[Import]) -> Steps[None]:
         instance, module, validated = self.instance, self.module, self.validated
         tables, mems, globals_, tags = list[TableInst](), list[MemInst](), list[GlobalInst](), list[TagInst]()
         spaces: dict[type, list[Any]] = {TableInst: tables, MemInst: mems, GlobalInst: globals_, TagInst: tags}
@@ -74,45 +85,78 @@ class _Instantiation:
             globaltype = validated.globals[len(globals_)]
             value = self.value(definition.init, globaltype.valtype)
             globals_.append(self.engine.global_(globaltype, value))
+            if not len(globals_) % _PER_STEP:
+                yield
         instance.globals = tuple(globals_)
         for table in module.tables:
             tabletype = validated.tables[len(tables)]
             init = None if table.init is None else self.value(table.init, tabletype.reftype)
             tables.append(self.engine.table(tabletype, init, self.bounds.table_elements))
+            yield
         instance.tables = tuple(tables)
         self.engine.bind(instance)
 
-    def references(self, elem: Elem, elemidx: int) -> tuple[Any, ...]:
-        if isinstance(elem.init, array):
-            return tuple(self.instance.funcs[funcidx] for funcidx in elem.init)
+    def references(self, elem: Elem, elemidx: int) -> Steps[tuple[Any, ...]]:
+        found: list[Any] = []
         reftype = self.validated.elems[elemidx]
-        return tuple(self.value(expr, reftype) for expr in elem.init)
+        for start in range(0, len(elem.init), _PER_STEP):
+            some = elem.init[start : start + _PER_STEP]
+            if isinstance(some, array):
+                found.extend(self.instance.funcs[funcidx] for funcidx in some)
+            else:
+                found.extend(self.value(expr, reftype) for expr in some)
+            yield
+        return tuple(found)
 
-    def segments(self) -> None:
+    def segments(self) -> Steps[None]:
         instance, module, validated = self.instance, self.module, self.validated
-        instance.elems = tuple(
-            ElemInst(validated.elems[elemidx], self.references(elem, elemidx))
-            for elemidx, elem in enumerate(module.elems)
-        )
-        instance.datas = tuple(DataInst(data.init) for data in module.datas)
+        elems, datas = list[ElemInst](), list[DataInst]()
+        for elemidx, elem in enumerate(module.elems):
+            elems.append(ElemInst(validated.elems[elemidx], (yield from self.references(elem, elemidx))))
+        instance.elems = tuple(elems)
+        for start in range(0, len(module.datas), _PER_STEP):
+            datas.extend(DataInst(data.init) for data in module.datas[start : start + _PER_STEP])
+            yield
+        instance.datas = tuple(datas)
 
-    def initialise(self) -> None:
+    def initialise(self) -> Steps[None]:
         instance, module = self.instance, self.module
         for elem, elem_instance in zip(module.elems, instance.elems, strict=True):
             if isinstance(elem.mode, tuple):
                 tableidx, offset = elem.mode
                 table = instance.tables[tableidx]
                 start = self.value(offset, _address(table.addrtype))
-                table.init(start, elem_instance.elements, 0, len(elem_instance.elements))
+                yield from _init_table(table, start, elem_instance.elements)
             if elem.mode != "passive":
                 elem_instance.drop()
+        nbytes = 0
         for data, data_instance in zip(module.datas, instance.datas, strict=True):
             if data.mode is not None:
                 memidx, offset = data.mode
                 memory = instance.mems[memidx]
                 start = self.value(offset, _address(memory.addrtype))
-                memory.init(start, data_instance.data, 0, len(data_instance.data))
+                for at in _pieces(start, len(data_instance.data), len(memory.view), _STEP_NBYTES):
+                    memory.init(start + at.start, data_instance.data, at.start, at.stop - at.start)
+                    nbytes += at.stop - at.start + _STEP_NBYTES // _PER_STEP
+                    if nbytes >= _STEP_NBYTES:
+                        nbytes = 0
+                        yield
                 data_instance.drop()
+
+
+def _pieces(start: int, count: int, size: int, most: int) -> Iterator[range]:
+    """Cut *count* elements into pieces of *most*, unless they do not fit at *start* of *size*: that traps at once."""
+    if start + count > size or count <= most:
+        yield range(count)
+        return
+    for at in range(0, count, most):
+        yield range(at, min(at + most, count))
+
+
+def _init_table(table: TableInst, start: int, elements: tuple[Any, ...]) -> Steps[None]:
+    for at in _pieces(start, len(elements), len(table.elements), _PER_STEP):
+        table.init(start + at.start, elements, at.start, at.stop - at.start)
+        yield
 
 
 def _address(addrtype: AddressType) -> NumType:
@@ -138,10 +182,28 @@ def instantiate(
 
     Spec: `$instantiate`, `$allocmodule`.
     """
+    steps = instantiate_steps(validated, imports, engine, name, bounds, adopt)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            instance: ModuleInst = stop.value
+            return instance
+
+
+def instantiate_steps(
+    validated: ValidatedModule,
+    imports: Sequence[Import],
+    engine: Engine,
+    name: str | None = None,
+    bounds: Bounds | None = None,
+    adopt: Callable[[ModuleInst], None] | None = None,
+) -> Steps[ModuleInst]:
+    """Like `instantiate`, in steps of less than a millisecond; nothing runs in the instance between them."""
     work = _Instantiation(validated, engine, name, bounds or Bounds(Heap()))
-    work.allocate(imports)
+    yield from work.allocate(imports)
     if adopt is not None:
         adopt(work.instance)
-    work.segments()
-    work.initialise()
+    yield from work.segments()
+    yield from work.initialise()
     return work.instance

@@ -6,8 +6,9 @@ gives it back. Names and maps change only between awaits; no lock is held while 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from inspect import isawaitable, iscoroutinefunction
+from time import perf_counter_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -18,7 +19,7 @@ from aiowasm.binary.names import decode_names
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.global_ import GlobalInst
 from aiowasm.engine.instance import ModuleInst
-from aiowasm.engine.instantiate import Bounds, Import, instantiate
+from aiowasm.engine.instantiate import Bounds, Import, instantiate_steps
 from aiowasm.errors import EXIT_CANCELLED, DeadlineError, ExitError, LinkError
 from aiowasm.store.activation import CURRENT, Activation, State
 from aiowasm.store.definitions import Command, Definitions
@@ -429,12 +430,12 @@ class _Transaction:
         try:
             await enter_gate(activation)
             instance.check()
-            self._allocate(validated, entities)
+            await self._allocate(activation, validated, entities)
             await self._start(activation, validated)
         finally:
             leave(activation)
 
-    def _allocate(self, validated: ValidatedModule, entities: list[Import]) -> None:
+    async def _allocate(self, activation: Activation, validated: ValidatedModule, entities: list[Import]) -> None:
         instance, store = self.instance, self.store
         lacks = instance.backend.missing(validated)
         if lacks is not None:
@@ -451,9 +452,26 @@ class _Transaction:
         if instance.heap is None:
             raise RuntimeError("an instance without a heap")
         bounds = Bounds(instance.heap, limits.memory_pages << 16, limits.table_elements)
-        core = instantiate(validated, entities, instance.backend, instance.name, bounds, self._adopt)
+        steps = instantiate_steps(validated, entities, instance.backend, instance.name, bounds, self._adopt)
+        core = await self._finish(activation, steps)
         if store.restore_stack_pointer:
             instance.stack_pointer = _stack_pointer(core)
+
+    async def _finish(self, activation: Activation, steps: Generator[None, None, ModuleInst]) -> ModuleInst:
+        """Run *steps* within the loop's budget for guests."""
+        gate, budget_ns = activation.gate, self.store.tick_budget_ns
+        try:
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as stop:
+                    core: ModuleInst = stop.value
+                    return core
+                if perf_counter_ns() >= gate.deadline:
+                    await gate.enter(activation, budget_ns)
+                    self.instance.check()
+        finally:
+            steps.close()
 
     def _adopt(self, core: Any) -> None:
         """Called with the entities allocated and nothing initialised: what is counted must fit before it is used."""

@@ -14,10 +14,11 @@ from aiowasm.errors import InvalidError, MalformedError
 from aiowasm.limits import MAX_BR_TABLE_LABELS, MAX_CATCHES
 from aiowasm.syntax.instructions import BY_CODE, INSTRUCTIONS, PREFIXES, Instruction
 from aiowasm.syntax.leb128 import Buffer, read_s, read_u, write_s, write_u
-from aiowasm.syntax.module import Code
+from aiowasm.syntax.module import Code, Expr
 from aiowasm.syntax.types import AbsHeapType, HeapType, NumType, RefType, ValType
 
 __all__ = (
+    "constant_number",
     "decode_locals",
     "encode_instruction",
     "encode_locals",
@@ -40,6 +41,22 @@ _HEAPTYPES: dict[int, AbsHeapType] = {t.value: t for t in AbsHeapType if t is no
 _REFTYPES: dict[int, RefType] = {code: RefType(True, t) for code, t in _HEAPTYPES.items()}
 _NUMTYPES: dict[int, NumType] = {t.value: t for t in NumType}
 _VALTYPES: dict[int, ValType] = {**_REFTYPES, **_NUMTYPES}
+
+
+_CONSTANTS: dict[ValType, tuple[int, int]] = {NumType.I32: (0x41, 32), NumType.I64: (0x42, 64)}
+_END = 0x0B
+
+
+def constant_number(expr: Expr, expected: ValType) -> int | None:
+    """The number (unsigned) that *expr* is, if it is just an `i32.const` or `i64.const` of the type *expected*."""
+    opcode, bits = _CONSTANTS.get(expected, (-1, 0))
+    code = expr.code
+    if code[0] != opcode:
+        return None
+    number, pos = read_s(code, 1, bits)
+    if pos != len(code) - 1 or code[pos] != _END:
+        return None
+    return number & ((1 << bits) - 1)
 
 
 def _byte(buffer: Buffer, pos: int) -> int:

@@ -13,6 +13,7 @@ from typing import NoReturn, TypeVar
 from aiowasm import limits
 from aiowasm.errors import InvalidError
 from aiowasm.features import DEFAULT, Feature, Features
+from aiowasm.syntax.code import constant_number
 from aiowasm.syntax.matching import (
     DefType,
     close_rectype_steps,
@@ -21,7 +22,7 @@ from aiowasm.syntax.matching import (
     matches_comptype,
     matches_valtype,
 )
-from aiowasm.syntax.module import Module
+from aiowasm.syntax.module import Expr, Module
 from aiowasm.syntax.types import (
     I32,
     I64,
@@ -304,13 +305,19 @@ def _tagtype(context: Context, tag: TagType) -> DefType:
     return context.deftypes[tag.typeidx]
 
 
+def _check_expr(context: Context, expr: Expr, expected: ValType, nglobals: int) -> Generator[None, None, None]:
+    """Validate a constant expression. Programs have thousands of data segments, whose offsets are plain numbers."""
+    if constant_number(expr, expected) is None:
+        yield from validate_expr_steps(context, expr, expected, nglobals)
+
+
 def _inits(context: Context) -> Generator[None, None, None]:
     imported = context.nimported_globals
     all_before = Feature.GC in context.features
     for number, entry in enumerate(context.module.globals):
         context.place = (6, number)
         valtype = context.close_valtype(entry.type.valtype)
-        yield from validate_expr_steps(context, entry.init, valtype, len(context.globals) if all_before else imported)
+        yield from _check_expr(context, entry.init, valtype, len(context.globals) if all_before else imported)
         context.globals.append(GlobalType(valtype, entry.type.mutable))
         if number % _EVERY == 0:
             yield
@@ -323,7 +330,7 @@ def _inits(context: Context) -> Generator[None, None, None]:
         if table.init is not None:
             context.need(Feature.FUNCTION_REFERENCES, "the initial value of a table")
             # Tables come before the module's own globals, which are therefore not in scope.
-            yield from validate_expr_steps(context, table.init, reftype, imported)
+            yield from _check_expr(context, table.init, reftype, imported)
         elif not is_defaultable(reftype):
             raise InvalidError("type mismatch: a table without initial value of a type without default")
 
@@ -342,7 +349,7 @@ def _segments(context: Context) -> Generator[None, None, None]:
                 yield
         else:
             for expr in elem.init:
-                yield from validate_expr_steps(context, expr, reftype, nglobals)
+                yield from _check_expr(context, expr, reftype, nglobals)
                 done += 1
                 if done % _EVERY == 0:
                     yield
@@ -353,7 +360,7 @@ def _segments(context: Context) -> Generator[None, None, None]:
             table = context.table(tableidx)
             if not matches_valtype(reftype, table.reftype):
                 raise InvalidError("type mismatch: element segment and table")
-            yield from validate_expr_steps(context, offset, _at(table.addrtype), nglobals)
+            yield from _check_expr(context, offset, _at(table.addrtype), nglobals)
         if number % _EVERY == 0:
             yield
     for number, data in enumerate(context.module.datas):
@@ -362,7 +369,7 @@ def _segments(context: Context) -> Generator[None, None, None]:
             context.need(Feature.BULK_MEMORY, "a passive segment")
         else:
             memidx, offset = data.mode
-            yield from validate_expr_steps(context, offset, _at(context.mem(memidx).addrtype), nglobals)
+            yield from _check_expr(context, offset, _at(context.mem(memidx).addrtype), nglobals)
         if number % _EVERY == 0:
             yield
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiowasm.engine.base import NO_LIMIT, Unfinished
 from aiowasm.engine.native.execution import NativeExecution
-from aiowasm.engine.native.layout import Api, Berth, Direct, Guard
+from aiowasm.engine.native.layout import Activation, Api, Berth, Direct, Guard
 from aiowasm.syntax.types import NumType
 
 if TYPE_CHECKING:
@@ -70,26 +70,43 @@ def _table(objects: dict[str, Any], routines: dict[str, int]) -> array[int] | No
 
 
 class Crossing:
-    """The function behind all built-ins; `make` is None where there are none.
+    """The functions behind all built-ins; `make` is None where there are none.
 
-    The objects that the table points to are kept here.
+    `step(activation, fuel)` runs a guest holding the GIL and returns its status. The objects that the table points to
+    are kept here.
     """
 
     def __init__(self, stencils: Stencils, put: Callable[[bytes], int], resume: int, entry: int) -> None:
         self.make: Callable[[Any], Callable[..., Any]] | None = None
+        self.step: Callable[[int, int], int] = _stepper(resume)
         if "direct" not in stencils:
             return
         self._objects = {"None": None, "int": int, "float": float, "leave": _leave, "refused": REFUSED}
         table = self._table = _table(self._objects, {"resume": resume, "entry": entry})
         if table is None:
             return
-        code, _ = stencils.patch("direct", False, {"HQ": table.buffer_info()[0]})
-        self._definition = _MethodDef(b"direct", put(code), _FASTCALL, None)
-        definition = ctypes.addressof(self._definition)
         new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
             ("PyCFunction_NewEx", ctypes.pythonapi)
         )
-        self.make = lambda block: new(definition, block, None)
+        self._definitions = []
+        for name in ("direct", "step"):
+            code, _ = stencils.patch(name, False, {"HQ": table.buffer_info()[0]})
+            self._definitions.append(_MethodDef(name.encode(), put(code), _FASTCALL, None))
+        direct, step = map(ctypes.addressof, self._definitions)
+        self.make = lambda block: new(direct, block, None)
+        self.step = new(step, None, None)
+
+
+def _stepper(resume: int) -> Callable[[int, int], int]:
+    """The same as `Crossing.step`, through ctypes."""
+    call = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(resume)
+
+    def step(activation: int, fuel: int) -> int:
+        ctypes.c_int64.from_address(activation + Activation.FUEL).value = fuel
+        status: int = call(activation)
+        return status
+
+    return step
 
 
 REFUSED: Final = Unfinished(None)

@@ -62,7 +62,6 @@ class _Runtime:
         self.pool = (ctypes.addressof(self._pool) + 15) & ~15
         ctypes.memmove(self.pool, stencils.pool, len(stencils.pool))
         self.crossing = Crossing(stencils, space.put, self.routines["rt_resume"], self.routines["rt_entry"])
-        self.holding = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self.routines["rt_resume"])
         self.releasing = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self.routines["rt_resume"])
         block = bytearray(Activation.NBYTES)
         struct.pack_into("<Q", block, Activation.POOL, self.pool)
@@ -195,7 +194,7 @@ class Native:
         self.entry = runtime.routines["rt_entry"]
         self.entered = runtime.entered
         self.crossing = runtime.crossing
-        self.resume_holding = runtime.holding
+        self.step = runtime.crossing.step
         self.resume_releasing = runtime.releasing
         self.pool = StackPool()
         self._berths: dict[tuple[int, int], NativeBerth] = {}

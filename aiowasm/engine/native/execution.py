@@ -61,6 +61,10 @@ _NOTHING: Final[Any] = {}
 
 
 _first_words = Struct("<8q").pack_into
+_left_words = Struct("<24xq8x3q").unpack_from
+"""GUEST_SP, ARGUMENT, FRAME and INSTANCE at once (benchmarks/crossing.py)."""
+_HOST: Final = Status.HOST
+_RETURN: Final = Saved.WORDS
 
 
 class _Place(NamedTuple):
@@ -455,27 +459,19 @@ class NativeExecution:
         if stack is None:
             raise RuntimeError("the execution is over")
         activation = stack.activation
-        engine = self.engine
-        hold, release = engine.resume_holding, engine.resume_releasing
+        step = self.engine.step
         while True:
-            consumed = self.consumed
-            stop = min(until, self.limit + 1)
-            if stop - consumed > _SHORT_UNITS:
-                stop = consumed + _SHORT_UNITS
-                longs[_FUEL] = stop - consumed - 1
-                status = hold(activation)
-                if status == Status.YIELD:
-                    consumed = stop - 1 - longs[_FUEL]
-                    stop = min(until, self.limit + 1)
-                    if consumed < stop:
-                        longs[_FUEL] = min(stop - consumed - 1, _FARTHEST)
-                        stop = longs[_FUEL] + consumed + 1
-                        status = release(activation)
-            else:
-                longs[_FUEL] = max(stop - consumed - 1, -_FARTHEST)
-                stop = longs[_FUEL] + consumed + 1
-                status = hold(activation)
-            self.consumed = stop - 1 - longs[_FUEL]
+            room = until - self.consumed if until <= self.limit else self.limit + 1 - self.consumed
+            units = max(room, -_FARTHEST) if room < _SHORT_UNITS else _SHORT_UNITS
+            status = step(activation, units - 1)
+            self.consumed += units - 1 - longs[_FUEL]
+            if status == _HOST:
+                outcome = self._host()
+                if outcome is not None:
+                    return outcome
+                continue
+            if status == Status.YIELD and room > units:
+                status = self._run_long(until, stack)
             if status == Status.YIELD:
                 if self.consumed > self.limit:
                     raise OutOfFuel
@@ -487,6 +483,17 @@ class NativeExecution:
             outcome = self._dispatch(status)
             if outcome is not None:
                 return outcome
+
+    def _run_long(self, until: int, stack: GuestStack) -> int:
+        """Go on after a yield without holding the GIL."""
+        longs = self._longs
+        units = min(until, self.limit + 1, self.consumed + _FARTHEST) - self.consumed
+        if units <= 0:
+            return Status.YIELD
+        longs[_FUEL] = units - 1
+        status: int = self.engine.resume_releasing(stack.activation)
+        self.consumed += units - 1 - longs[_FUEL]
+        return status
 
     def _dispatch(self, status: int) -> Outcome | None:
         longs = self._longs
@@ -512,23 +519,25 @@ class NativeExecution:
         longs, stack = self._longs, self._stack
         if stack is None:
             raise RuntimeError("the execution is over")
-        descriptor = longs[_ARGUMENT]
+        view, activation, engine = stack.view, stack.activation, self.engine
+        sp, descriptor, frame, address = _left_words(view)
         known = self._hosts.get(descriptor)
         if known is None:
-            func = self.engine.functions[descriptor]
-            known = self._hosts[descriptor] = _HostCall(func, self.engine.function(func))
-        offset = longs[_FRAME] - _BIAS - stack.activation
+            func = engine.functions[descriptor]
+            known = self._hosts[descriptor] = _HostCall(func, engine.function(func))
+        offset = frame - _BIAS - activation
         arguments: Sequence[Any]
         if known.decode is not None:
-            arguments = known.decode(stack.view, offset)
+            arguments = known.decode(view, offset)
         else:
-            arguments = self.read(stack.activation + offset, known.functype.params)
+            arguments = self.read(activation + offset, known.functype.params)
         # Behind a tail call to the host its caller is who called the function that is gone.
-        returns_to = longs[(longs[_SP] - stack.activation >> 3) + Saved.WORDS]
-        if returns_to in (self.engine.crossed, self.engine.entered):
+        returns_to = longs[(sp - activation >> 3) + _RETURN]
+        if returns_to in (engine.entered, engine.crossed):
             self.caller = self._innermost()
         else:
-            self.caller = self._instance_at(longs[_INSTANCE])[0]
+            site = self._instances.get(address) or self._instance_at(address)
+            self.caller = site[0]
         if known.host is None:
             self.host = known.func
             self.arguments = tuple(arguments)
@@ -550,11 +559,11 @@ class NativeExecution:
             return pause
         if known.encode is None:
             values = (result,) if count == 1 else result
-            self.write(stack.activation + offset, known.functype.results, values)
+            self.write(activation + offset, known.functype.results, values)
         elif count == 1:
-            known.encode(stack.view, offset, result)
+            known.encode(view, offset, result)
         else:
-            known.encode(stack.view, offset, *result)
+            known.encode(view, offset, *result)
         return pause
 
     def _instance_at(self, address: int) -> tuple[ModuleInst, list[Site]]:

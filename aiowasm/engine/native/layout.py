@@ -257,6 +257,7 @@ class Api:
         "PyFloat_AsDouble",
         "PyFloat_FromDouble",
         "PyList_Size",
+        "PyLong_AsLongLong",
         "PyLong_AsLongLongAndOverflow",
         "PyLong_FromLongLong",
         "PyObject_CallOneArg",

@@ -1,8 +1,8 @@
-"""The function behind the built-ins of `native.crossing`, as x86-64 assembly text: from Python into a guest and back.
+"""The functions behind the built-ins of `native.crossing`, as x86-64 assembly text: from Python into a guest and back.
 
-It converts exact ints and floats only, runs the guest, and answers; all that is unusual is left to Python. CPython is
-called through the table whose address is in the hole HQ. rbx direct block, rbp arguments, r12 table, r13 number of
-arguments, r14 guard, then activation, r15 index of an argument.
+`direct` converts exact ints and floats, runs the guest, and answers; all that is unusual is left to Python. CPython
+is called through the table whose address is in the hole HQ. Registers of `direct`: rbx its block, rbp arguments, r12
+table, r13 number of arguments, r14 guard, then activation, r15 index of an argument.
 """
 
 from __future__ import annotations
@@ -80,6 +80,12 @@ _RUN = (
 )
 
 CROSSING: dict[str, str] = {
+    # C: PyObject *step(PyObject *self, PyObject *const *args, Py_ssize_t nargs): the status after running the guest of
+    # the activation at address args[0] with args[1] for FUEL.
+    "step": "pushq %rbx; pushq %r12; subq $8,%rsp; movq %rsi,%rbx; movabsq $HQ,%r12; "
+    f"movq (%rbx),%rdi; {_call('PyLong_AsLongLong')} movq %rax,(%rsp); "
+    f"movq 8(%rbx),%rdi; {_call('PyLong_AsLongLong')} movq (%rsp),%rdi; movq %rax,{Activation.FUEL}(%rdi); "
+    f"{_call('resume')} movq %rax,%rdi; {_call('PyLong_FromLongLong')} addq $8,%rsp; popq %r12; popq %rbx; ret",
     # C: PyObject *direct(PyObject *self, PyObject *const *args, Py_ssize_t nargs), a METH_FASTCALL.
     "direct": "pushq %rbp; pushq %rbx; pushq %r12; pushq %r13; pushq %r14; pushq %r15; subq $40,%rsp; "
     f"movq %rdi,{_SELF}; movq %rsi,%rbp; movq %rdx,%r13; movabsq $HQ,%r12; "

@@ -1,7 +1,8 @@
 """Small programs, one per row of the instruction table: its operator on every kind of operand, with edge values.
 
 An operand is a local, a constant, or what was just computed; what code is made of differs between them. Comparisons are
-tried as values and in front of branches, accesses in memories of both address types with offsets of every size.
+tried as values and in front of branches, accesses in memories of both address types with offsets of every size. Floats
+are tried in a loop too.
 
     for program in operand_programs(seed=0, ncalls=8): ...
 
@@ -32,6 +33,7 @@ _OFFSETS = (0, 1, 8, 100, 127, 128, 4096, _PAGE - 16, _PAGE - 1, _PAGE, (1 << 31
 _WIDE_OFFSETS = (*_OFFSETS, 1 << 32, 1 << 33, (1 << 63) - 1, 1 << 63, (1 << 64) - _PAGE, (1 << 64) - 1)
 _COMPUTED = {I32: ("i32.const", 0, "i32.add"), I64: ("i64.const", 0, "i64.add")}
 _TWICE = {F32: "f32.neg", F64: "f64.neg", V128: "v128.not"}
+_FLOATS = {F32, F64, V128}
 _NENDS = {"value": 1, "br_if": 2, "eqz br_if": 2, "if": 2, "eqz if": 2}
 
 
@@ -52,6 +54,16 @@ class _Operators(Emitter):
             else:
                 self.op(_TWICE[valtype])
                 self.op(_TWICE[valtype])
+
+    def keeping_loop(self, result: NumType, locals_: list[int]) -> None:
+        """Begin a loop that sets locals and computes with floats: where engines keep values in registers."""
+        self.op("loop", result)
+        for local in locals_:
+            self.op("local.get", local)
+            self.op("local.set", local)
+        self.op("f64.const", 0)
+        self.op("f64.neg")
+        self.op("drop")
 
     def ending(self, how: str) -> None:
         """What becomes of a condition."""
@@ -104,6 +116,8 @@ class _Row:
                 for immediates in self._immediates(memidx):
                     for how in self._hows():
                         self._function(types, kinds, immediates, how)
+                        if not self.accesses and not _FLOATS.isdisjoint(types):
+                            self._function(types, kinds, immediates, f"loop {how}")
         return Program(seed, encode(self.module.module()), tuple(self.calls))
 
     def _type(self, word: str, memidx: int) -> NumType:
@@ -142,6 +156,10 @@ class _Row:
         typed = [code.local(t) for t in given]
         for local in reversed(typed):
             code.op("local.set", local)
+        looped = how.startswith("loop")
+        how = how.removeprefix("loop ")
+        if looped:
+            code.keeping_loop(results[0], typed)
         if how.endswith("br_if"):
             code.op("block", None)
         left = iter(typed)
@@ -151,9 +169,11 @@ class _Row:
             code.operand(valtype, kind, next(left) if kind in "LR" else -1, self.rng.choice(constants))
         code.op(self.row.name, *immediates)
         code.ending(how)
+        if looped:
+            code.op("end")
         flatten(code, results)
         code.op("end")
-        name = f"{self.row.name} {''.join(kinds)} {how} {len(self.module.codes)}"
+        name = f"{self.row.name} {''.join(kinds)} {how}{' loop' * looped} {len(self.module.codes)}"
         self.module.functypes.append(functype)
         self.module.exports.append(Export(name, "func", len(self.module.codes)))
         self.module.codes.append(code.code())

@@ -22,7 +22,7 @@ from aiowasm.errors import Trap
 from aiowasm.syntax.types import I32
 from tests.fuzz.differential import Adapter, Ours, Wasmtime, compare
 from tests.fuzz.operands import operand_programs
-from tests.native.driver import call, functype, load
+from tests.native.driver import call, export, finish, functype, load, start
 
 wasmtime = pytest.importorskip("wasmtime")
 
@@ -164,6 +164,35 @@ BETWEEN = """
 )
 """.replace("RESULTS", "i32 " * 17).replace("VALUES", "".join(f"(i32.const {n * n})" for n in range(17)))
 BETWEEN = BETWEEN.replace("SUM", "(i32.sub)" * 16).replace("NOPS", "(drop (i32.const 1))" * 9000)
+
+
+def keeping(name: str, valtype: str, source: str, add: str, result: str, constants: str) -> str:
+    """A function whose loop keeps five locals in registers, and another that keeps five constants."""
+    turns = "".join(
+        f"(local.set $a{n} ({add} (local.get $a{n}) (local.get $z)))"
+        f"(local.set $a{n} ({add} (local.get $a{n}) (local.get $a{(n + 1) % 5})))"
+        f"(if (i32.eq (local.get $k) (i32.const {n})) (then (local.set $a{n} (local.get $z))))"
+        f"(local.set $a{n} ({add} (local.tee $a{n} (local.get $a{n})) (local.get $a{n})))"
+        for n in range(5)
+    )
+    total = "(local.get $a0)" + "".join(f"({add} (local.get $a{n}))" for n in range(1, 5))
+    more = "".join(f"(local.set $z ({add} (local.get $z) ({constants.format(n)})))" * 2 for n in range(5))
+    again = "(br_if $l (i32.lt_s (local.tee $k (i32.add (local.get $k) (i32.const 1))) (i32.const 8)))"
+    head = f"(param i32) (result i32) (local $k i32) (local $z {valtype}) (local.set $z ({source} (local.get 0)))"
+    named = "".join(f"(local $a{n} {valtype})" for n in range(5))
+    head = head.replace("(local.set", named + "(local.set", 1)
+    return f"""
+  (func (export "keep {name}") {head} (loop $l {turns} {again}) {total} ({result}))
+  (func (export "keep constants of {name}") {head} (loop $l {more} {again}) (local.get $z) ({result}))
+"""
+
+
+BETWEEN = BETWEEN.rstrip().removesuffix(")") + (
+    keeping("f64", "f64", "f64.convert_i32_s", "f64.add", "i32.trunc_sat_f64_s", "f64.const {}.25")
+    + keeping("f32", "f32", "f32.convert_i32_s", "f32.add", "i32.trunc_sat_f32_s", "f32.const {}.25")
+    + keeping("v128", "v128", "i32x4.splat", "i32x4.add", "i32x4.extract_lane 1", "v128.const i32x4 1 {} 3 4")
+    + ")"
+)
 NAMES = [line.split('"')[1] for line in BETWEEN.splitlines() if '(export "' in line]
 
 
@@ -210,3 +239,16 @@ def test_no_stencil_is_unused(levels: list[str]) -> None:
         if not seen.used >= {"6a.SR", "throw"}:
             pytest.skip("the tests before this one did not run")
         assert sorted(set(seen) - seen.used) == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("keep")])
+def test_pauses_in_loops_that_keep_values(levels: list[str], name: str) -> None:
+    host = FuncInst(functype((I32,), (I32,)))
+    seen = []
+    for each in (Interpreter(), *(watched(level)[0] for level in levels)):
+        instance = load(each, BETWEEN, (host,))
+        for slice_fuel in (1_000_000, 1):
+            execution = start(each, export(instance, name), 3)
+            finish(execution, slice_fuel)
+            seen.append((execution.results, execution.consumed))
+    assert len(set(seen)) == 1

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiowasm.engine.native.layout import Instance
 from aiowasm.engine.native.rules import RULES, Site
-from aiowasm.engine.native.stencils import C32, C64, CF, PAD, F, R, Stencils, V, slot
+from aiowasm.engine.native.stencils import C32, C64, CF, KEPT, PAD, F, R, Stencils, V, slot
 from aiowasm.engine.native.values import slots_of
 from aiowasm.engine.operators import EVALUATE
 from aiowasm.engine.storage import WIDTHS
@@ -199,6 +199,30 @@ _BR_IF_CODE: Final = BY_NAME["br_if"].code
 _IF_CODE: Final = BY_NAME["if"].code
 
 
+_COMPUTED: Final = ("",)
+_COMPARISONS: Final = ("", ".t", ".f")
+"""Senses of stencils: of what makes a value, and all of those that compare."""
+
+
+def letter(entry: int) -> str:
+    """The kind of an operand for `Stencils.takes_kept`; constants of floats will be in slots."""
+    if entry < PAD:
+        return "K"
+    if entry < 0:
+        return "R" if entry == R else "F"
+    return "S" if entry < C32 or entry >= CF else "C"
+
+
+def signed64(value: int) -> int:
+    """Bits as a signed number."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+def vector_constant(value: bytes) -> tuple[int, int]:
+    """The two operands that stand for a v128 constant."""
+    return CF + int.from_bytes(value[:8], "little"), CF + int.from_bytes(value[8:], "little")
+
+
 def _treatment(stencils: Stencils) -> list[int]:
     """How to treat each opcode, given what stencils there are."""
     table = [UNSUPPORTED] * 0x600
@@ -240,7 +264,7 @@ def _class_of(stacktype: tuple[tuple[str, ...], tuple[str, ...]], family: str) -
 _treatments: dict[int, list[int]] = {}
 
 
-def _treatment_of(stencils: Stencils) -> list[int]:
+def treatment_of(stencils: Stencils) -> list[int]:
     table = _treatments.get(id(stencils))
     if table is None:
         table = _treatments[id(stencils)] = _treatment(stencils)
@@ -309,6 +333,9 @@ class Compiler:
         self.nparams = slots_of(tuple(locals_[i] for i in range(record.nparams)))
         self.slots = len(locals_) + record.max_height + SLOTS_PER_FRAME
         self.dead = False
+        self.kept: dict[Any, int] = {}
+        """What the innermost loop keeps in float registers: places of locals and constants, as operands."""
+        self.keeper: Block | None = None
         self.landings, self.landings_of = _landings(record)
 
     # Operands
@@ -374,6 +401,25 @@ class Compiler:
         if entry != R:
             self.spill(R)
             self.out += self.stencils.integer(entry)
+
+    def in_registers(self, name: str, senses: tuple[str, ...], *entries: int) -> tuple[int, ...]:
+        """Popped operands of a stencil, those that the loop keeps in registers replaced if it can take them there."""
+        kept = self.kept
+        found = tuple([kept.get(entry, entry) for entry in entries])
+        if found != entries and self.stencils.takes_kept[name, senses, *map(letter, found)]:
+            return found
+        return entries
+
+    def refresh(self, entry: int, kind: str, place: int) -> None:
+        """*entry* has been stored to the local at *place*, which the loop keeps in a register.
+
+        *kind* is S, or V for a v128.
+        """
+        register = self.kept[place] - KEPT
+        if entry in (F, V):
+            self.out += self.stencils.raw(f"keepF{register}")
+        elif entry != place:
+            self.out += self.stencils.patch(f"keep{kind}{register}", True, {"HA": slot(place)})[0]
 
     def float_operand(self, entry: int, at: int) -> int:
         """A popped float entry as F or a slot; *at* is its place on the stack."""
@@ -503,7 +549,7 @@ class Compiler:
         ops, cost = record.ops, record.cost
         immediates: list[Any] = record.immediates
         stencils, stack, _nlocals, places = self.stencils, self.stack, self.nlocals, self.places
-        code, store, treatment = stencils.code, stencils.store, _treatment_of(stencils)
+        code, store, treatment = stencils.code, stencils.store, treatment_of(stencils)
         out, marks = self.out, self.marks
         last = len(ops) - 1
         simple = isinstance(places, range)
@@ -537,6 +583,9 @@ class Compiler:
                         self.save_aliases(local)
                     if entry != local:
                         out += store[entry, local]
+                    if self.kept and local in self.kept:
+                        self.refresh(entry, "S", local)
+                        entry = local
                     if kind == TEE:
                         stack.append(entry)
                 else:
@@ -544,7 +593,7 @@ class Compiler:
             elif kind == LOAD:
                 self.load(op, immediates[index], index)
             elif kind in (COMPARE2, COMPARE1):
-                left, right = self.compared(kind)
+                left, right = self.compared(kind, op)
                 sense, following = True, index + 1
                 if index < last and index not in cost:
                     if ops[following] == _EQZ and following not in cost and following < last:
@@ -580,6 +629,8 @@ class Compiler:
                 self.store(op, immediates[index], index)
             elif kind == FLOAT2:
                 second, first = stack.pop(), stack.pop()
+                if self.kept:
+                    first, second = self.in_registers(f"{op:x}", _COMPUTED, first, second)
                 if first >= CF:
                     first = self.float_operand(first, len(stack))
                 if second >= CF:
@@ -603,6 +654,8 @@ class Compiler:
                     stack[-1] = C32 + (stack[-1] - C64 & 0xFFFFFFFF)
             elif kind in (INT1, FLOAT1):
                 first = stack.pop()
+                if self.kept:
+                    (first,) = self.in_registers(f"{op:x}", _COMPUTED, first)
                 if first >= CF:
                     first = self.float_operand(first, len(stack))
                 if (kind == INT1 or first >= C32) and len(stack) <= _LAZY and R in stack:
@@ -630,12 +683,14 @@ class Compiler:
             index += 1
         return index
 
-    def compared(self, kind: int) -> tuple[int, int | None]:
+    def compared(self, kind: int, op: int) -> tuple[int, int | None]:
         """Pop the operands of a comparison."""
         stack = self.stack
         if kind == COMPARE1:
             return stack.pop(), None
         second, first = stack.pop(), stack.pop()
+        if self.kept:
+            first, second = self.in_registers(f"{op:x}", _COMPARISONS, first, second)
         if first >= CF or second >= CF:
             return self.float_operand(first, len(stack)), self.float_operand(second, len(stack) + 1)
         return first, second
@@ -667,6 +722,9 @@ class Compiler:
             self.save_aliases(place)
             if entry != place:
                 self.out += store[entry, place]
+            if place in self.kept:
+                self.refresh(entry, "S", place)
+                entry = place
             if tee:
                 stack.append(entry)
             return
@@ -677,6 +735,9 @@ class Compiler:
             self.out += store[V, place]
         elif entry != place:
             self.out += self.stencils.fragment["movV", "HA", slot(place), "HB", slot(entry)]
+        if place in self.kept:
+            self.refresh(entry, "V", place)
+            entry = place
         if tee:
             stack.extend((V, PAD) if entry == V else (entry, entry + 1))
 
@@ -782,6 +843,8 @@ class Compiler:
     def end(self, index: int) -> None:
         label = self.labels.pop()
         block, stack = label.block, self.stack
+        if block is self.keeper:
+            self.kept, self.keeper = {}, None
         dead, self.dead = self.dead, False
         targeted = block.targeted and block.kind != "loop"
         joined = targeted or label.live or label.otherwise >= 0

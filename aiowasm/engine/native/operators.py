@@ -8,7 +8,8 @@ from typing import Any, Final
 from aiowasm.engine.native import compiler as c
 from aiowasm.engine.native.compiler import OTHERS, Compiler
 from aiowasm.engine.native.layout import Caught
-from aiowasm.engine.native.stencils import C32, C64, CF, F, R, V, slot
+from aiowasm.engine.native.loops import begin_loop
+from aiowasm.engine.native.stencils import C32, C64, CF, KEPT, F, R, V, slot
 from aiowasm.engine.native.values import is_function_type, slots_of
 from aiowasm.engine.operators import EVALUATE
 from aiowasm.engine.storage import WIDTHS
@@ -51,8 +52,7 @@ def _try_table(self: Compiler, _op: int, block: Block, _index: int) -> None:
 def _loop(self: Compiler, _op: int, block: Block, index: int) -> None:
     self.flush(0)
     label = self.open(block)
-    label.head = len(self.out) + self.stencils.labels["loop_head"]
-    self.out += self.stencils.fragment["loop", "HA", self.record.cost[index]]
+    label.head = begin_loop(self, block, self.record.cost[index])
     self.land(block, label.head, self.nlocals + label.base)
 
 
@@ -389,8 +389,7 @@ def _global_set(self: Compiler, _op: int, globalidx: int, _index: int) -> None:
 
 @_handles(c.CONSTV)
 def _v128_const(self: Compiler, _op: int, value: bytes, _index: int) -> None:
-    self.stack.append(CF + int.from_bytes(value[:8], "little"))
-    self.stack.append(CF + int.from_bytes(value[8:], "little"))
+    self.stack.extend(c.vector_constant(value))
 
 
 @_handles(c.VECTOR)
@@ -399,6 +398,10 @@ def _vector(self: Compiler, op: int, immediate: Any, _index: int) -> None:
     if row is None or row.type is None:
         raise InvalidError("illegal opcode")
     params, results = row.type
+    name = f"{op:x}" if immediate is None else f"{op:x}.{immediate}"
+    if self.kept and (found := _in_registers(self, name, params)) is not None:
+        _compute(self, name, found, results[0], op)
+        return
     entries: list[int] = []
     for word in reversed(params):
         if word == "v128":
@@ -413,7 +416,34 @@ def _vector(self: Compiler, op: int, immediate: Any, _index: int) -> None:
                 place = self.nlocals + len(self.stack) + 2 * number
                 self.out += self.stencils.store[V, place]
                 entries[number] = place
-    _compute(self, f"{op:x}" if immediate is None else f"{op:x}.{immediate}", tuple(entries), results[0], op)
+    _compute(self, name, tuple(entries), results[0], op)
+
+
+def _in_registers(self: Compiler, name: str, params: tuple[str, ...]) -> tuple[int, ...] | None:
+    """Pop the operands if the loop keeps some in registers where the stencil takes them; else pop nothing."""
+    stack, kept = self.stack, self.kept
+    entries: list[int] = []
+    at = len(stack)
+    if len(params) > 2:
+        return None
+    for word in reversed(params):
+        at -= 2 if word == "v128" else 1
+        entry = stack[at]
+        if word != "v128" or entry == V:
+            entry = kept.get(entry, entry)
+        elif entry >= CF:
+            entry = kept.get((entry, stack[at + 1]), entry)
+        elif stack[at + 1] == entry + 1:
+            entry = kept.get(entry, entry)
+        else:
+            return None
+        if entry >= CF:
+            return None
+        entries.insert(0, entry)
+    if min(entries) > KEPT + 64 or not self.stencils.takes_kept[name, ("",), *map(c.letter, entries)]:
+        return None
+    del stack[at:]
+    return tuple(entries)
 
 
 def _compute(self: Compiler, name: str, entries: tuple[int, ...], result: str, op: int = 0) -> None:
@@ -449,14 +479,10 @@ def _shuffle(self: Compiler, _op: int, lanes: tuple[int, ...], _index: int) -> N
     # pshufb gives zero where the top bit of an index is set.
     left = int.from_bytes(bytes(lane if lane < 16 else 0x80 for lane in lanes), "little")
     right = int.from_bytes(bytes(lane - 16 if lane >= 16 else 0x80 for lane in lanes), "little")
-    halves = [_signed64(value >> shift & (1 << 64) - 1) for value in (left, right) for shift in (0, 64)]
+    halves = [c.signed64(value >> shift & (1 << 64) - 1) for value in (left, right) for shift in (0, 64)]
     masks = [part for pair in zip(("HQ", "HQ2", "HQ3", "HQ4"), halves, strict=True) for part in pair]
     self.out += self.stencils.fragment["shuffle", "HA", slot(first), "HB", slot(second), *masks]
     self.push_vector()
-
-
-def _signed64(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
 
 
 _LANE_ACCESS: Final = {

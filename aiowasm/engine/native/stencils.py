@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from aiowasm.engine.native.encoding import ENCODINGS, Hole
+from aiowasm.engine.native.encoding import ENCODINGS, Hole, Kept
 
-__all__ = ("C32", "C64", "CF", "PAD", "F", "Memo", "R", "Stencils", "V", "slot")
+__all__ = ("C32", "C64", "CF", "KEPT", "PAD", "F", "Memo", "R", "Stencils", "V", "slot")
 
 # Entries of the compiler's operand stack: slots from 0, then what follows.
 R: Final = -1
@@ -25,6 +25,8 @@ V: Final = -3
 """A v128 in the float register."""
 PAD: Final = -4
 """The second slot of the v128 below."""
+KEPT: Final = -(1 << 40)
+"""From here to 7 more: in the float register of that number, which the loop keeps it in. Never on the stack."""
 C32: Final = 1 << 40
 """An i32 constant: C32 plus its bits."""
 C64: Final = 1 << 70
@@ -95,6 +97,7 @@ class Stencils:
         """With where it branches to if the address is out of bounds."""
         self.vector = Memo(self._vector)
         self.charge = Memo(self.encoding.charge)
+        self.takes_kept = Memo(self._takes_kept)
         self.float = Memo(self._float)
         """With where it branches to if the result is a NaN."""
 
@@ -138,14 +141,28 @@ class Stencils:
         if not kinds.strip("C") and f"{name}.{kinds}{sense}" not in self._names:
             before = self.integer(entries[0])
             kinds = "R" + kinds[1:]
+        kept: Kept = ()
         for kind, entry, hole in zip(kinds, entries, "ABC", strict=False):
-            if kind == "S":
+            if kind == "S" and entry < 0:
+                values["H" + hole] = 0
+                kept += (("H" + hole, entry - KEPT),)
+            elif kind == "S":
                 values["H" + hole] = slot(entry)
             elif kind == "C":
                 values["K" + hole] = value = constant(entry)
                 values["W" + hole] = value & 0xFFFFFFFF
-        code, targets = self.patch(f"{name}.{kinds}{sense}", True, values)
+        code, targets = self.patch(f"{name}.{kinds}{sense}", True, values, kept)
         return before + code, tuple(target + len(before) for target in targets)
+
+    def _takes_kept(self, name: str, senses: tuple[str, ...], *kinds: str) -> bool:
+        """Whether stencils exist with operands in kept registers where *kinds* says K."""
+        full = "".join(kinds).replace("K", "S")
+        return all(
+            self.encoding.takes_kept(f"{name}.{full}{sense}", "H" + hole)
+            for sense in senses
+            for kind, hole in zip(kinds, "ABC", strict=False)
+            if kind == "K"
+        )
 
     def integer(self, entry: int) -> bytes:
         """Code that brings an integer entry into R."""
@@ -181,4 +198,6 @@ class Stencils:
 def _kind(entry: int) -> str:
     if entry >= 0:
         return "S" if entry < C32 else "C"
+    if entry < PAD:
+        return "S"
     return "R" if entry == R else "F"

@@ -15,7 +15,7 @@ from aiowasm.errors import TrapCode
 
 __all__ = ("X86",)
 
-_STACK: Final = re.compile(r"%[re]?sp\b|\bpush|\bpop[^c]|\bret")
+_STACK: Final = re.compile(r"%[re]?sp\b|\bpush|\bpop[^c]|\bret|%[xyz]mm[2-6]\b")
 
 
 def _globals() -> str:
@@ -34,7 +34,7 @@ class X86(Target):
     levels: ClassVar = ("x86-64-v2", "x86-64-v3")
     triple: ClassVar = "x86_64-unknown-linux-gnu"
     convention: ClassVar = "ghccc"
-    # In r13 rbp r12 rbx r14 rsi rdi r8 r9 r15 xmm1.
+    # In r13 rbp r12 rbx r14 rsi rdi r8 r9 r15 xmm1, and what a loop keeps in xmm2 to xmm6.
     arguments: ClassVar = ", ".join(
         [
             *(
@@ -48,7 +48,7 @@ class X86(Target):
                 "i64 %left",
                 "i64 %spare",
             ),
-            *("ptr %inst", "<2 x double> %F"),
+            *("ptr %inst", "<2 x double> %F", *(f"<2 x double> %K{register}" for register in range(2, 7))),
         ]
     )
     globals: ClassVar = _globals()
@@ -88,9 +88,9 @@ class X86(Target):
         """The same for a vector of LLVM type *t* with lanes f32 or f64."""
         letter = "d" if lane == "f64" else "s"
         return (
-            f'{result} = call {t} asm sideeffect "movaps $0, %xmm2; cmpunordp{letter} %xmm2, %xmm2; '
-            f'movmskp{letter} %xmm2, %eax; testl %eax, %eax; jne NANFIX", '
-            f'"={{xmm1}},0,~{{xmm2}},~{{xmm3}},~{{eax}},~{{flags}}"({t} {value})\n'
+            f'{result} = call {t} asm sideeffect "movaps $0, %xmm7; cmpunordp{letter} %xmm7, %xmm7; '
+            f'movmskp{letter} %xmm7, %eax; testl %eax, %eax; jne NANFIX", '
+            f'"={{xmm1}},0,~{{xmm0}},~{{xmm7}},~{{eax}},~{{flags}}"({t} {value})\n'
         )
 
     def swizzle(self) -> str:
@@ -136,7 +136,7 @@ class X86(Target):
         return lines + "%g = getelementptr i8, ptr %g0, i64 ptrtoint (ptr @HO to i64)\n"
 
     def uses_stack(self, lines: list[str]) -> bool:
-        """Whether the assembly of a stencil touches the stack."""
+        """Whether the assembly of a stencil touches the stack, or registers that loops keep values in."""
         return any(_STACK.search(line) for line in lines)
 
     def cut(self, name: str, function: Function, pool: dict[str, int]) -> tuple[bytes, list[tuple[int, int, str, int]]]:

@@ -1,8 +1,8 @@
 """The runtime's routines and the stencils that touch the stack or the frame pointer, as x86-64 assembly text.
 
 Registers: r13 activation, rbp frame (biased by 128), r12 base and rsi bytes of memory 0, rbx R, xmm1 F, r14 fuel,
-r8 slots left, rdi constant pool, r15 instance; rax rcx rdx r10 r11 scratch. Holes: HA HB (displacements), KA KB WA WB
-(constants), HQ (64 bits), TARGET.
+r8 slots left, rdi constant pool, r15 instance, xmm2 to xmm6 what a loop keeps there; rax rcx rdx r10 r11 xmm0 xmm7
+scratch. Holes: HA HB (displacements), KA KB WA WB (constants), HQ (64 bits), TARGET.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _RELOAD = (
 )
 
 
+KEPT = range(2, 7)
 _LARGE = 1 << 20  # a pause is possible after so many bytes
 
 
@@ -172,6 +173,18 @@ FRAGMENTS: dict[str, str] = {
     "js 1b; subq $HB,%r14; js 2b; 3:",
     "loop": f"jmp 1f; 2: call *{Activation.routine('yield')}(%r13); jmp 3f; "
     ".globl loop_head; loop_head: 1: subq $HA,%r14; js 2b; 3:",
+    # A loop that keeps values in registers: with its loads between these.
+    "yield": f"call *{Activation.routine('yield')}(%r13)",
+    "head": "subq $HA,%r14; js TARGET",
+    **{f"keepF{register}": f"movaps %xmm1,%xmm{register}" for register in KEPT},
+    **{f"keepS{register}": f"movsd HA(%rbp),%xmm{register}" for register in KEPT},
+    **{f"keepV{register}": f"movups HA(%rbp),%xmm{register}" for register in KEPT},
+    **{f"keepC{register}": f"movabsq $HQ,%rax; movq %rax,%xmm{register}" for register in KEPT},
+    **{
+        f"keepW{register}": f"movabsq $HQ,%rax; movq %rax,%xmm{register}; "
+        f"movabsq $HQ2,%rax; pinsrq $1,%rax,%xmm{register}"
+        for register in KEPT
+    },
     "check": f"subq $HA,%r14; jns 1f; call *{Activation.routine('yield')}(%r13); 1:",
     "call": f"movq {Instance.FUNCS}(%r15),%rax; addq $HA,%rbp; call *HB(%rax); .byte 0x48,0x81,0xed; .long HA",
     "call_import": "movq HB(%r15),%rax; " + _THROUGH,
@@ -198,17 +211,17 @@ FRAGMENTS: dict[str, str] = {
     "addq %rcx,%rax; jmp *%rax; 1:",
     "selectR": "testl %ebx,%ebx; movq HA(%rbp),%rbx; cmoveq HB(%rbp),%rbx",
     "selectV": "testl %ebx,%ebx; leaq HA(%rbp),%rax; leaq HB(%rbp),%rcx; cmoveq %rcx,%rax; movups (%rax),%xmm1",
-    "shuffle": "movabsq $HQ,%rax; movq %rax,%xmm2; movabsq $HQ2,%rax; pinsrq $1,%rax,%xmm2; movups HA(%rbp),%xmm1; "
-    "pshufb %xmm2,%xmm1; movabsq $HQ3,%rax; movq %rax,%xmm2; movabsq $HQ4,%rax; pinsrq $1,%rax,%xmm2; "
-    "movups HB(%rbp),%xmm3; pshufb %xmm2,%xmm3; por %xmm3,%xmm1",
+    "shuffle": "movabsq $HQ,%rax; movq %rax,%xmm7; movabsq $HQ2,%rax; pinsrq $1,%rax,%xmm7; movups HA(%rbp),%xmm1; "
+    "pshufb %xmm7,%xmm1; movabsq $HQ3,%rax; movq %rax,%xmm7; movabsq $HQ4,%rax; pinsrq $1,%rax,%xmm7; "
+    "movups HB(%rbp),%xmm0; pshufb %xmm7,%xmm0; por %xmm0,%xmm1",
     # What OUTFIX and NANFIX lead to.
     "out": _trap(TrapCode.MEMORY_OUT_OF_BOUNDS),
     "nan.f64": f"movsd {Activation.NAN64}(%r13),%xmm1",
     "nan.f32": f"movss {Activation.NAN32}(%r13),%xmm1",
-    "nan.f64x2": f"movsd {Activation.NAN64}(%r13),%xmm3; unpcklpd %xmm3,%xmm3; andpd %xmm2,%xmm3; andnpd %xmm1,%xmm2; "
-    "orpd %xmm3,%xmm2; movaps %xmm2,%xmm1",
-    "nan.f32x4": f"movss {Activation.NAN32}(%r13),%xmm3; shufps $0,%xmm3,%xmm3; andps %xmm2,%xmm3; andnps %xmm1,%xmm2; "
-    "orps %xmm3,%xmm2; movaps %xmm2,%xmm1",
+    "nan.f64x2": f"movsd {Activation.NAN64}(%r13),%xmm0; unpcklpd %xmm0,%xmm0; andpd %xmm7,%xmm0; andnpd %xmm1,%xmm7; "
+    "orpd %xmm0,%xmm7; movaps %xmm7,%xmm1",
+    "nan.f32x4": f"movss {Activation.NAN32}(%r13),%xmm0; shufps $0,%xmm0,%xmm0; andps %xmm7,%xmm0; andnps %xmm1,%xmm7; "
+    "orps %xmm0,%xmm7; movaps %xmm7,%xmm1",
     "isnullR": "xorl %eax,%eax; testq %rbx,%rbx; sete %al; movq %rax,%rbx",
     "nonnullR": f"testq %rbx,%rbx; jne 1f; {_trap(TrapCode.NULL_REFERENCE)}; 1:",
     "size0": "movq %rsi,%rbx; movl $WA,%ecx; shrq %cl,%rbx",

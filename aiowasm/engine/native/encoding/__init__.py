@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from aiowasm.engine.native.encoding.base import Encoding, Hole
+from aiowasm.engine.native.encoding.base import Encoding, Hole, Kept
 from aiowasm.engine.native.encoding.x86_64 import X86
 
-__all__ = ("ENCODINGS", "Encoding", "Hole")
+__all__ = ("ENCODINGS", "Encoding", "Hole", "Kept")
 
 ENCODINGS: Final[dict[str, type[Encoding]]] = {X86.machine: X86}
 """By the name of the machine, as `platform.machine` says it."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-__all__ = ("Encoding", "Hole", "Patched")
+__all__ = ("Encoding", "Hole", "Kept", "Patched")
 
 Hole = tuple[int, int, str, int]
 """Offset, kind (a relocation's number), symbol, addend."""
 Patched = tuple[bytes, tuple[int, ...]]
 """Code, and the fixups in it."""
+Kept = tuple[tuple[str, int], ...]
+"""Slot operands that are in registers: symbols of their holes with numbers of registers."""
 
 
 class Encoding(ABC):
@@ -31,6 +33,8 @@ class Encoding(ABC):
     skip: ClassVar[bytes]
     """A branch across such a branch."""
     stub_nbytes: ClassVar[int]
+    kept: ClassVar[range] = range(0)
+    """Float registers that a loop may keep values in: no stencil touches them."""
 
     def __init__(self, code: dict[str, bytes], holes: dict[str, list[Hole]], fixed: frozenset[str]) -> None:
         self.code = code
@@ -38,12 +42,16 @@ class Encoding(ABC):
         self.fixed = fixed
 
     @abstractmethod
-    def patch(self, name: str, shrink: bool, values: dict[str, int]) -> Patched:
+    def patch(self, name: str, shrink: bool, values: dict[str, int], kept: Kept = ()) -> Patched:
         """Return a copy of a stencil with *values* in its holes; *shrink* allows another length than the stencil's.
 
         Raises:
             struct.error: If a value does not fit its hole.
         """
+
+    def takes_kept(self, name: str, symbol: str) -> bool:
+        """Whether the slot operand in hole *symbol* may be in a register that a loop keeps it in."""
+        return False
 
     @abstractmethod
     def charge(self, cost: int) -> bytes:

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Callable
 from typing import ClassVar, Final
 
-from aiowasm.engine.native.encoding.base import Encoding, Hole, Patched
+from aiowasm.engine.native.encoding.base import Encoding, Hole, Kept, Patched
 
 __all__ = ("X86",)
 
@@ -19,6 +19,23 @@ _SIGNED_32: Final = 11
 _SHRINKABLE: Final = frozenset(("HA", "HB", "HC", "HO", "HE"))
 _BRANCHES: Final = frozenset(("TARGET", "NANFIX", "OUTFIX"))
 _LAZY_STUB: Final = struct.Struct("<BIBBBi")  # movl $index,%eax; jmp *lazy(%r13)
+_VEX: Final = 0xC5
+_VEX3: Final = 0xC4
+_ESCAPE: Final = 0x0F
+_REGISTER: Final = 0xC0  # in a ModRM byte: an operand is in a register
+_MOVE_UNALIGNED: Final = 0x10
+_MOVE_ALIGNED: Final = 0x28
+_TAKE_REGISTERS: Final = frozenset(
+    [
+        *(_MOVE_UNALIGNED, _MOVE_ALIGNED, 0x14, 0x15, 0x2E, 0x2F, 0x51, *range(0x54, 0x60), 0xC2, 0xC6),  # floats
+        *(*range(0x60, 0x6E), 0x6F, 0x70, *range(0x74, 0x77), 0xD4, 0xD5, *range(0xD8, 0xE6)),  # lanes of integers
+        *(*range(0xE8, 0xF0), *range(0xF1, 0xF7), *range(0xF8, 0xFF)),
+    ]
+)
+"""Opcodes behind 0F that mean the same with an xmm register as with memory.
+
+12, 13, 16 and 17 move other halves then, and 6E, 7E, C4, C5, D6, D7 and others take general registers.
+"""
 _INDEX_AT: Final = 1  # in a stub
 _SUBTRACT: Final = 3  # bytes before the number in `subq $n, %rbp`
 
@@ -30,12 +47,13 @@ class X86(Encoding):
     jump: ClassVar = (b"\xe9\0\0\0\0", (1,))
     skip: ClassVar = b"\xeb\x05"
     stub_nbytes: ClassVar = _LAZY_STUB.size
+    kept: ClassVar = range(2, 7)
 
     def __init__(self, code: dict[str, bytes], holes: dict[str, list[Hole]], fixed: frozenset[str]) -> None:
         super().__init__(code, holes, fixed)
-        self._shapes: dict[tuple[str, int], tuple[bytes, list[_Patch], tuple[int, ...]]] = {}
+        self._shapes: dict[tuple[str, int, Kept], tuple[bytes, list[_Patch], tuple[int, ...]]] = {}
 
-    def patch(self, name: str, shrink: bool, values: dict[str, int]) -> Patched:
+    def patch(self, name: str, shrink: bool, values: dict[str, int], kept: Kept = ()) -> Patched:
         """Return a patched copy, and where in it branch displacements are.
 
         Raises:
@@ -46,9 +64,9 @@ class X86(Encoding):
             for number, (_, kind, symbol, addend) in enumerate(self.holes[name]):
                 if kind == _SIGNED_32 and symbol in _SHRINKABLE and -128 <= values[symbol] + addend < 128:
                     narrow |= 1 << number
-        shape = self._shapes.get((name, narrow))
+        shape = self._shapes.get((name, narrow, kept))
         if shape is None:
-            shape = self._shapes[name, narrow] = self._shape(name, narrow)
+            shape = self._shapes[name, narrow, kept] = self._shape(name, narrow, dict(kept))
         code, patches, targets = shape
         if not patches:
             return code, targets
@@ -58,7 +76,16 @@ class X86(Encoding):
             put(copy, offset, value if mask is None else value & mask)
         return bytes(copy), targets
 
-    def _shape(self, name: str, narrow: int) -> tuple[bytes, list[_Patch], tuple[int, ...]]:
+    def takes_kept(self, name: str, symbol: str) -> bool:
+        """Whether the slot operand in hole *symbol* may be in a register that a loop keeps it in."""
+        if name in self.fixed:
+            return False
+        code, holes = bytearray(self.code[name]), [hole for hole in self.holes[name] if hole[2] == symbol]
+        return bool(holes) and all(
+            kind == _SIGNED_32 and addend == 0 and _in_slot(code, offset) for offset, kind, _, addend in holes
+        )
+
+    def _shape(self, name: str, narrow: int, kept: dict[str, int]) -> tuple[bytes, list[_Patch], tuple[int, ...]]:
         code = bytearray(self.code[name])
         cut = 0
         targets = []
@@ -67,6 +94,9 @@ class X86(Encoding):
             offset = start - cut
             if symbol in _BRANCHES:
                 targets.append(offset)
+            elif symbol in kept:
+                _to_register(code, offset, kept[symbol])
+                cut += 4
             elif narrow >> number & 1 and (at := _modrm(code, offset, symbol)) >= 0:
                 code[at] -= 0x40  # from a displacement of 32 bits to one of 8
                 code[offset : offset + 4] = b"\0"
@@ -113,3 +143,21 @@ def _modrm(code: bytearray, offset: int, symbol: str) -> int:
             return offset - 2
         return offset - 1 if code[offset - 1] & 0xC0 == 0x80 and code[offset - 1] & 7 != 4 else -1
     return offset - 1 if code[offset - 1] & 0xC7 == 0x85 else -1
+
+
+def _in_slot(code: bytearray, offset: int) -> bool:
+    """Whether the displacement at *offset* is that of a slot, in an instruction that would take an xmm register too."""
+    modrm = offset - 1
+    if code[modrm] & 0xC7 != 0x85 or code[modrm - 1] not in _TAKE_REGISTERS or code[modrm - 4] == _VEX3:
+        return False
+    return code[modrm - 3] == _VEX or code[modrm - 2] == _ESCAPE
+
+
+def _to_register(code: bytearray, offset: int, register: int) -> None:
+    """Replace the slot whose displacement is at *offset* by an xmm register below 8."""
+    modrm = offset - 1
+    if code[modrm - 3] == _VEX and code[modrm - 1] == _MOVE_UNALIGNED:
+        code[modrm - 1] = _MOVE_ALIGNED  # all of it, also of a number: depends on nothing else
+        code[modrm - 2] &= ~3
+    code[modrm] = _REGISTER | code[modrm] & 0x38 | register
+    del code[offset : offset + 4]

@@ -241,7 +241,7 @@ async def test_a_waiter_cancelled_at_the_hand_over_passes_it_on(engine: str) -> 
             await until(lambda: len(guest.group.queue) == 2)
             waiter = guest.group.queue[0]
             free.set()
-            with anyio.fail_after(2):
+            with anyio.fail_after(20):
                 while not waiter.granted:
                     await anyio.lowlevel.checkpoint()
                 scope.cancel()  # handed over, and not awake yet
@@ -274,7 +274,7 @@ async def test_a_native_cancellation_at_the_hand_over_passes_it_on(engine: str, 
         while not waiter.granted:
             await asyncio.sleep(0)
         assert waiting.cancel()  # the wake-up is on its way: now it raises
-        with anyio.fail_after(2):
+        with anyio.fail_after(20):
             assert await last == 2
             assert await holder == 0
         assert waiting.cancelled()
@@ -382,7 +382,7 @@ async def test_nested_calls_of_all_kinds(engine: str) -> None:
 
         for function in (by_export, by_caller, in_child, in_thread, nowait):
             setup.later = function
-            with anyio.fail_after(2):
+            with anyio.fail_after(20):
                 assert await guest.exports.later(5) == 6, function
             assert idle(guest)
         setup.hook = lambda caller, value: caller.call_sync("id", value + 2)
@@ -467,7 +467,7 @@ async def test_calls_nested_through_another_group_and_back(engine: str) -> None:
             return 1 + await target.exports.later(value - 1)
 
         setup.later = later
-        with anyio.fail_after(2):
+        with anyio.fail_after(20):
             assert await one.exports.later(2) == 42
         assert idle(one, two)
 
@@ -517,7 +517,7 @@ async def test_a_background_child_outlives_the_host_call(engine: str) -> None:
                 return value
 
             setup.later = later
-            with anyio.fail_after(2):
+            with anyio.fail_after(20):
                 assert await guest.exports.later(1) == 1
                 over.set()
                 await until(lambda: results == [3])
@@ -550,7 +550,7 @@ async def test_the_outer_call_waits_for_a_nested_one_that_outlives_its_host_call
                 free.set()
 
             setup.later = later
-            with anyio.fail_after(2):
+            with anyio.fail_after(20):
                 await guest.exports.later(1)
                 order.append("outer")
         assert order == ["nested", "outer"]
@@ -575,7 +575,7 @@ async def test_a_caller_can_be_lent_to_another_task(engine: str) -> None:
             return done[1]
 
         setup.later = later
-        with send, receive, anyio.fail_after(2):
+        with send, receive, anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(worker)
                 assert await guest.exports.later(6) == 7
@@ -605,7 +605,7 @@ async def test_a_queue_worker_deadlock_is_reported(engine: str) -> None:
             return value
 
         setup.later = later
-        with send, receive, anyio.fail_after(2):
+        with send, receive, anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(worker)
                 await guest.exports.later(1)
@@ -640,7 +640,7 @@ async def test_two_groups_that_wait_for_each_other_are_found(engine: str) -> Non
             except ReentrancyError as error:
                 errors.append(error)
 
-        with anyio.fail_after(2):
+        with anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(call, one)
                 tasks.start_soon(call, two)
@@ -748,7 +748,7 @@ async def test_a_waiter_follows_its_group_when_it_is_merged(engine: str) -> None
         async def call(guest: Instance, value: int) -> None:
             results.append(await guest.exports.id(value))
 
-        with anyio.fail_after(3):
+        with anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(one.exports.later, 0)
                 await until(lambda: one.group is two.group)
@@ -784,7 +784,7 @@ async def test_a_start_function_may_instantiate_and_wait(engine: str) -> None:
             return value
 
         setup.later = later
-        with anyio.fail_after(3):
+        with anyio.fail_after(20):
             outer = await setup.store.instantiate(
                 await Module.from_text(text), name="outer", imports={"env": setup.env}
             )

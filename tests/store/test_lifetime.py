@@ -167,7 +167,7 @@ async def test_closed_at_every_checkpoint(engine: str) -> None:
 
         counted = Counted(script.run(), number, close)
         try:
-            with anyio.fail_after(5):
+            with anyio.fail_after(20):
                 assert await counted == 30
         except* ExitError as group:
             codes = {error.exit_code for error in group.exceptions if isinstance(error, ExitError)}
@@ -269,7 +269,7 @@ async def test_closing_while_the_callback_for_fuel_waits(engine: str) -> None:
 
     store: Store[None] = Store(engine=engine, on_out_of_fuel=more, limits=Limits(fuel=1000))
     guest = await store.instantiate(await Module.from_text('(module (func (export "spin") (loop (br 0))))'))
-    with anyio.fail_after(3):
+    with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
 
             async def call() -> None:
@@ -338,7 +338,7 @@ async def test_a_call_dropped_in_another_thread(engine: str) -> None:
             thread.start()
             while thread.is_alive():
                 await anyio.sleep(0.001)
-        with anyio.fail_after(2):
+        with anyio.fail_after(20):
             while guest.exit_code is None:
                 await anyio.sleep(0.001)
         assert guest.exit_code == EXIT_CANCELLED

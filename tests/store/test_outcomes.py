@@ -479,7 +479,7 @@ async def test_closing_a_yielded_call_wakes_it(engine: str) -> None:
             except ExitError as error:
                 errors.append(error)
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(call, "spin")
                 await until(lambda: bool(guest.group.stack))
@@ -576,7 +576,7 @@ async def test_closing_from_inside_takes_effect_when_the_host_function_returns(e
         guest = await setup.guest()
 
         async def aclose(caller: Caller[None], value: int) -> int:
-            with anyio.fail_after(1):
+            with anyio.fail_after(20):
                 await caller.instance.aclose(8)  # must not wait for itself
             return value
 
@@ -782,7 +782,7 @@ async def test_grace_is_not_exceeded(engine: str) -> None:
 
         tasks.start_soon(call)
         await until(lambda: bool(guest.group.stack))
-        with anyio.fail_after(2):
+        with anyio.fail_after(20):
             await setup.store.aclose()
         assert not guest.freed
         free.set()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aiowasm.store.instance import Instance
     from aiowasm.store.store import Store
 
-__all__ = ("CURRENT", "MAX_NESTED", "MAX_NESTED_SYNC", "Activation", "State")
+__all__ = ("CURRENT", "MAX_NESTED", "MAX_NESTED_SYNC", "Activation", "State", "alive")
 
 MAX_NESTED = 64
 """How deep guest-host-guest calls may nest; each costs frames of Python."""
@@ -76,7 +76,7 @@ class Activation(Turn):
     waits_for: Any = None
     """The group it waits for."""
     children: list[Activation] | None = None
-    """Calls nested in it that have begun."""
+    """Calls nested in it that hold a group: it goes on when they have ended."""
     blocked: list[Activation] | None = None
     """Calls nested in it that wait for a group."""
     ended: anyio.Event | None = None
@@ -138,6 +138,25 @@ class Activation(Turn):
         for nested in (*(self.children or ()), *(self.blocked or ())):
             yield from nested.waited_for()
 
+    @property
+    def awaits_host(self) -> bool:
+        """Whether it waits for a host function: calls that may wait themselves can be nested in it now."""
+        return self.in_host and self.state is not State.RUNNING
+
+    def over(self) -> None:
+        """Tell the call that this one is nested in that it holds nothing any more.
+
+        Calls that are left, because a host function has failed around them, are nested in that one from now on.
+        """
+        parent = self.parent
+        left, self.children = self.children or (), None
+        for nested in left:
+            nested.parent = parent
+        if parent is not None and parent.children is not None and self in parent.children:
+            parent.children = [*(nested for nested in parent.children if nested is not self), *left]
+            if parent.ended is not None:
+                parent.ended.set()
+
     def live_instances(self) -> list[Instance]:
         """Return the instances that have a live frame in it."""
         if self.execution is None:
@@ -157,3 +176,10 @@ class Activation(Turn):
 
 CURRENT: ContextVar[Activation | None] = ContextVar("aiowasm.activation", default=None)
 """The activation that a task works for: flows into the tasks and threads that its host functions start."""
+
+
+def alive(activation: Activation | None) -> Activation | None:
+    """Return the nearest of *activation* and its parents that is not over: a token of what is over says nothing."""
+    while activation is not None and activation.state is State.DONE:
+        activation = activation.parent
+    return activation

@@ -104,16 +104,11 @@ async def admit(activation: Activation) -> None:
 
 
 async def enter_gate(activation: Activation) -> None:
-    """Wait for a turn where the loop's budget is used up; then *activation* counts as nested in its parent."""
+    """Wait for a turn where the loop's budget is used up."""
     gate = activation.gate
     if perf_counter_ns() >= gate.deadline:
         gate.check()
         await gate.enter(activation, activation.store.tick_budget_ns)
-    parent = activation.parent
-    if parent is not None:
-        if parent.children is None:
-            parent.children = []
-        parent.children.append(activation)
 
 
 def leave(activation: Activation) -> None:
@@ -136,13 +131,9 @@ def _give_back(activation: Activation) -> None:
     if activation.parked is not None:
         activation.parked.unpark(activation)
         activation.parked.free()
+        activation.over()
     else:
         activation.instance.group.leave(activation)
-    parent = activation.parent
-    if parent is not None and parent.children is not None and activation in parent.children:
-        parent.children.remove(activation)
-        if parent.ended is not None:
-            parent.ended.set()
 
 
 async def run(activation: Activation, func: FuncInst, values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -579,13 +570,8 @@ def run_now(
     if not instance.group.try_enter(activation):
         raise WouldBlock("the group of the instance is busy")
     parent = activation.parent
-    if parent is not None:
-        children = parent.children
-        if children is None:
-            children = parent.children = []
-        children.append(activation)
-        if parent.in_host and parent.state is State.RUNNING:
-            account(parent)
+    if parent is not None and parent.in_host and parent.state is State.RUNNING:
+        account(parent)
     previous = CURRENT.get()
     CURRENT.set(activation)
     try:

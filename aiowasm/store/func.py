@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiowasm.engine.base import NO_LIMIT, Execution, Outcome, Unfinished
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.instance import function_name
-from aiowasm.store.activation import CURRENT, Activation, State
+from aiowasm.store.activation import CURRENT, Activation, State, alive
 from aiowasm.store.drive import go_on, leave, run, run_now, settle, within_timeout
 from aiowasm.store.fuel import Tank
 from aiowasm.store.handles import Handle
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from aiowasm.store.store import Store
 
 
-__all__ = ("Func", "Signature", "alive", "call", "call_now")
+__all__ = ("Func", "Signature", "call", "call_now")
 
 
 _DIRECT_UNITS: Final = 20_000
@@ -282,13 +282,6 @@ def call_now(
     with Hearing(instance.listeners, func._entity, arguments) as heard:
         heard.results = signature.to_host(run_now(activation, func._entity, values, sync_fuel))
     return heard.results
-
-
-def alive(activation: Activation | None) -> Activation | None:
-    """Return the nearest of *activation* and its parents that is not over: a token of what is over says nothing."""
-    while activation is not None and activation.state is State.DONE:
-        activation = activation.parent
-    return activation
 
 
 def _checked(fuel: object) -> int:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aiowasm.errors import LimitError, ReentrancyError
+from aiowasm.store.activation import Activation, alive
 
 if TYPE_CHECKING:
-    from aiowasm.store.activation import Activation
     from aiowasm.store.instance import Instance
 
 __all__ = ("Group", "merge")
@@ -59,7 +59,9 @@ class Group:
         if not self.stack:
             return True
         top = self.stack[-1]
-        return top.in_host and activation.descends_from(top)
+        # In a `def` host function only calls that end before it does have a place: no others above code that runs.
+        inside = top.in_host if activation.sync_fuel is not None else top.awaits_host
+        return inside and activation.descends_from(top)
 
     def try_enter(self, activation: Activation) -> bool:
         """Put *activation* on the stack if nobody is before it; a nested call passes those who wait for the stack."""
@@ -71,6 +73,10 @@ class Group:
     def _push(self, activation: Activation) -> None:
         self.stack.append(activation)
         activation.groups = (*activation.groups, self)
+        parent = activation.parent = alive(activation.parent)
+        if parent is not None and activation not in (parent.children or ()):
+            # From now on, whether it has begun or not: the call below must not go on while this is above it.
+            parent.children = [*(parent.children or ()), activation]
 
     async def enter(self, activation: Activation, max_waiters: int) -> bool:
         """Wait for a place on the stack; False: woken because the instance it wants is closed.
@@ -151,10 +157,15 @@ class Group:
 
     def leave(self, activation: Activation) -> None:
         """Take *activation* off the stack and let in who may come next."""
+        self._take_off(activation)
+        if not activation.groups:
+            activation.over()
+        self.left()
+
+    def _take_off(self, activation: Activation) -> None:
         self.stack.remove(activation)
         if activation.groups:
             activation.groups = tuple(group for group in activation.groups if group is not self)
-        self.left()
 
     def left(self) -> None:
         """Let in who may come next, and free who could not be while a call had frames there."""
@@ -166,7 +177,8 @@ class Group:
     def park(self, activation: Activation) -> None:
         """Let others in while *activation* is in a host function; its frames stay."""
         self.parked = (*self.parked, activation)
-        self.leave(activation)
+        self._take_off(activation)
+        self.left()
 
     def unpark(self, activation: Activation) -> None:
         """*activation* has the group again, or is over."""

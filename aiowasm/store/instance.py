@@ -17,6 +17,7 @@ from aiowasm.engine.table import TableInst
 from aiowasm.engine.tag import TagInst
 from aiowasm.errors import ExitError
 from aiowasm.store.activation import CURRENT, Activation
+from aiowasm.store.engines import first_slice
 from aiowasm.store.fuel import Tank
 from aiowasm.store.func import Func, call, call_now
 from aiowasm.store.group import Group
@@ -161,7 +162,7 @@ class Instance:
         self.heap: LeasedHeap | None = None
         self.tank = Tank()
         self.tanks = (self.tank, *namespace.tanks)
-        self.slice_fuel: int = self.store.first_slice
+        self.slice_fuel = first_slice(self.backend)
         self.stack_pointer: GlobalInst | None = None
         """The shadow stack's, if the store restores it."""
         self.weight = 1

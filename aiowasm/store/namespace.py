@@ -21,11 +21,11 @@ from aiowasm.engine.global_ import GlobalInst
 from aiowasm.engine.instance import ModuleInst
 from aiowasm.engine.instantiate import Bounds, Import, instantiate_steps
 from aiowasm.errors import EXIT_CANCELLED, DeadlineError, ExitError, LinkError
-from aiowasm.store.activation import CURRENT, Activation, State
+from aiowasm.store.activation import CURRENT, Activation, State, alive
 from aiowasm.store.definitions import Command, Definitions
 from aiowasm.store.drive import account, begin, drive, enter_gate, leave
+from aiowasm.store.engines import first_slice
 from aiowasm.store.fuel import Tank
-from aiowasm.store.func import alive
 from aiowasm.store.group import Group, merge
 from aiowasm.store.growth import Account, LeasedHeap, Owned
 from aiowasm.store.handles import Handle
@@ -34,7 +34,7 @@ from aiowasm.store.hostinstance import host_instance, own
 from aiowasm.store.instance import Instance
 from aiowasm.store.interrupts import interruptible
 from aiowasm.store.limits import Limits
-from aiowasm.store.linkage import acquire, group_of
+from aiowasm.store.linkage import acquire, fitted, group_of
 from aiowasm.store.linking import resolve
 from aiowasm.store.listeners import Hearing, Listener, Listeners
 from aiowasm.store.module import Module
@@ -437,9 +437,10 @@ class _Transaction:
 
     async def _allocate(self, activation: Activation, validated: ValidatedModule, entities: list[Import]) -> None:
         instance, store = self.instance, self.store
-        lacks = instance.backend.missing(validated)
-        if lacks is not None:
-            instance.backend = store.fallback(lacks, [entity for entity in entities if group_of(entity) is not None])
+        engine = instance.backend = store.engine_for(validated, entities)
+        instance.slice_fuel = first_slice(engine)
+        if engine is not store.engine:
+            entities = [fitted(entity, engine) for entity in entities]
         limits = instance.limits
         if instance.listeners is not None:
             listeners = instance.listeners

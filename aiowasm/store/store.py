@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar, overload
@@ -28,7 +28,7 @@ from aiowasm.store.growth import Owned
 from aiowasm.store.handles import Global, Handle, Memory, Reference, Table, Tag
 from aiowasm.store.instance import Instance
 from aiowasm.store.limits import Limits
-from aiowasm.store.linkage import acquire, group_of, link_now, release
+from aiowasm.store.linkage import acquire, check_engines, engine_of, group_of, link_now, release
 from aiowasm.store.listeners import Listener
 from aiowasm.store.module import Module
 from aiowasm.store.namespace import Importable, Namespace
@@ -36,6 +36,7 @@ from aiowasm.store.statistics import Statistics, statistics_of
 from aiowasm.store.values import References, arguments_to_engine, arguments_to_host
 from aiowasm.syntax.matching import DefType
 from aiowasm.syntax.types import AbsHeapType, FuncType, RefType
+from aiowasm.validation.module import ValidatedModule
 
 __all__ = ("Store",)
 
@@ -97,7 +98,7 @@ class Store(Generic[D]):
         self.engine: Engine = make_engine(engine)
         self._auto = engine == "auto"
         self._fallback: Engine | None = None
-        self.first_slice = 500_000 if self.engine.name == "native" else 2_000  # of cold code about 1 ms; it adapts
+        self._fallback_reason = ""
         self.features = features
         self.limits = Limits() if limits is None else limits
         self.listeners = tuple(listeners)
@@ -351,7 +352,10 @@ class Store(Generic[D]):
         entity: TagInst = tag._entity
         if core is None:
             raise error
-        return ExnInst(core.heap, entity, arguments_to_engine(tag.type.params, self.references)(error.values))
+        values = arguments_to_engine(tag.type.params, self.references)(error.values)
+        owner: Any = core.owner
+        link_now([owner.group, *filter(None, map(group_of, values))], CURRENT.get())
+        return ExnInst(core.heap, entity, values)
 
     def wasm_exception(self, exception: ExnInst) -> WasmException:
         """Return the error for an exception that no guest caught."""
@@ -360,16 +364,23 @@ class Store(Generic[D]):
         params = comptype.params if isinstance(comptype, FuncType) else ()
         return WasmException(tag, arguments_to_host(params, self.references)(exception.values))
 
-    def fallback(self, lacks: str, linked: list[Import]) -> Engine:
-        """Return the engine for a module that the store's own cannot run.
+    def engine_for(self, validated: ValidatedModule, entities: Iterable[Import]) -> Engine:
+        """Return the engine for a module that imports *entities*: all that share state run on one.
 
         Raises:
-            LinkError: There is no other, or it would share state with instances of the store's engine.
+            LinkError: There is none: the message names the feature that the store's engine lacks.
         """
-        if not self._auto or linked:
-            raise LinkError(f"the {self.engine.name} engine does not have the feature {lacks}")
+        engine = self.engine
+        linked = {engine_of(entity) for entity in entities} - {None}
+        lacks = engine.missing(validated)
+        if lacks is None and linked <= {engine}:
+            return engine
+        if not self._auto or engine in linked:
+            raise LinkError(f"the {engine.name} engine does not have the feature {lacks or self._fallback_reason}")
         if self._fallback is None:
             self._fallback = make_engine("interpreter")
+        if lacks is not None:
+            self._fallback_reason = lacks
         return self._fallback
 
     def restore_stack_pointers(self, activation: Activation) -> None:
@@ -399,8 +410,10 @@ class Store(Generic[D]):
 
     async def link_arguments(self, instance: Instance, values: tuple[Any, ...], activation: Activation) -> None:
         """Merge the groups of functions that are passed to *instance* with its own, waiting until they are free."""
-        if len(set(self._linked(instance, values))) < 2:
+        linked = set(self._linked(instance, values))
+        if len(linked) < 2:
             return
+        check_engines(linked)
         activation.gate = self.bind()
         await acquire(activation, lambda: self._linked(instance, values), instance.limits.waiters)
         try:

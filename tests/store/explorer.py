@@ -18,6 +18,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+from anyio.abc import TaskGroup
 
 import aiowasm.store.drive
 import aiowasm.store.func
@@ -50,7 +51,7 @@ TEXT = """(module
   (func (export "grow") (drop (memory.grow (i32.const 1))) (drop (memory.grow (i32.const 2))))
   (func (export "boom") unreachable)
   (func (export "hook") (param i32) (result i32) (call $hook (local.get 0)))
-  (func (export "later") (param i32) (result i32) (call $later (local.get 0))))"""
+  (func (export "later") (param i32) (result i32) (call $hook (call $later (local.get 0)))))"""
 LINKED = """(module
   (import "other" "memory" (memory 1 6)) (export "memory" (memory 0))
   (import "other" "later" (func $later (param i32) (result i32)))
@@ -137,7 +138,7 @@ class Scenario:
             growth_limiter=self.limit if self.random.random() < 0.3 else None,
         )
         self.guests: list[Instance] = []
-        self.busy: dict[int, int] = {}
+        self.tasks: TaskGroup | None = None
         self.env = HostModule("env")
 
         @self.env.function
@@ -178,10 +179,14 @@ class Scenario:
         return value
 
     async def later(self, caller: Caller[Any], value: int) -> int:
-        what = self.random.randrange(10)
+        what = self.random.randrange(11)
         if what == 0:
             raise PlainError
-        if what == 1:
+        if what == 10 and self.tasks is not None:  # a child that outlives its host call
+            self.tasks.start_soon(self.quietly, caller.instance.exports.later, value)
+            for _ in range(self.random.randrange(4)):
+                await anyio.lowlevel.checkpoint()
+        elif what == 1:
             await anyio.sleep(self.random.random() * 0.01)
         elif what == 2:
             await caller.call("id", value)
@@ -264,6 +269,7 @@ class Scenario:
             for _ in range(self.random.randrange(1, 4)):
                 await self.add()
             async with anyio.create_task_group() as tasks:
+                self.tasks = tasks
                 for _ in range(self.random.randrange(2, 7)):
                     tasks.start_soon(self.task)
                 if self.random.random() < 0.1:

@@ -119,6 +119,14 @@ FAULTS = (
         "nested_calls_draw and asyncio",
     ),
     Fault(
+        "a call goes on below one that is nested in it",
+        "group.py",
+        "        if parent is not None and activation not in (parent.children or ()):\n",
+        "        if False:\n",
+        "test_groups.py",
+        "a_nested_call_that_has_not_begun and asyncio",
+    ),
+    Fault(
         "memory of closed instances still counts",
         "instance.py",
         "        owned.account.add(-owned.size, 0)\n",

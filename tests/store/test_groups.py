@@ -29,6 +29,7 @@ from aiowasm import (
     funcref,
     i32,
 )
+from aiowasm.store.gate import Turn, current_gate
 from tests.store.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +50,7 @@ GUEST = """(module
     (drop (call $later (local.get 0)))
     (global.set $sp (i32.add (global.get $sp) (i32.const 16)))
     (i32.eq (global.get $sp) (local.get $saved)))
+  (func (export "later_then_hook") (param i32) (result i32) (call $hook (call $later (local.get 0))))
   (func (export "take") (param funcref))
   (func (export "leak") (param i32) (result i32)
     (global.set $sp (i32.sub (global.get $sp) (i32.const 16)))
@@ -554,6 +556,108 @@ async def test_the_outer_call_waits_for_a_nested_one_that_outlives_its_host_call
                 await guest.exports.later(1)
                 order.append("outer")
         assert order == ["nested", "outer"]
+
+
+async def test_the_outer_call_waits_for_a_nested_call_that_has_not_begun(engine: str) -> None:
+    """It holds the group, and waits for a turn at the gate: the outer one must not run below it."""
+    setup = Setup(engine)
+    async with setup.store:
+        guest = await setup.guest()
+        gate, other = current_gate(), Turn()
+        order: list[str] = []
+        async with anyio.create_task_group() as outer:
+
+            async def background() -> None:
+                await guest.exports.hook(2)
+                order.append("nested")
+
+            async def later(caller: Caller[None], value: int) -> int:
+                await gate.enter(other)
+                gate.deadline = 0  # who comes now waits for a turn
+                outer.start_soon(background)
+                await until(lambda: len(guest.group.stack) == 2 and bool(gate.queue))
+                outer.start_soon(let_go)
+                return value
+
+            async def let_go() -> None:
+                await until(lambda: guest.group.stack[0].ended is not None)  # the outer call waits for it
+                assert order == []
+                gate.release(other)
+
+            setup.later = later
+            with anyio.fail_after(20):
+                await guest.exports.later(1)
+                order.append("outer")
+        assert order == ["nested", "outer"]
+        assert idle(guest)
+
+
+async def test_a_nested_call_outlives_the_host_function_that_fails(engine: str) -> None:
+    """The call below that one waits for it instead."""
+    setup = Setup(engine)
+    async with setup.store:
+        guest = await setup.guest()
+        free = anyio.Event()
+        order: list[str] = []
+        async with anyio.create_task_group() as outer:
+
+            async def background() -> None:
+                await guest.exports.later(3)
+                order.append("nested")
+
+            async def later(caller: Caller[None], value: int) -> int:
+                if value == 1:
+                    with pytest.raises(ZeroDivisionError):
+                        await guest.exports.later(2)
+                    outer.start_soon(let_go)
+                elif value == 2:
+                    outer.start_soon(background)
+                    await until(lambda: len(guest.group.stack) == 3)
+                    raise ZeroDivisionError
+                else:
+                    await free.wait()
+                return value
+
+            async def let_go() -> None:
+                await until(lambda: guest.group.stack[0].ended is not None)
+                free.set()
+
+            setup.later = later
+            with anyio.fail_after(20):
+                await guest.exports.later(1)
+                order.append("outer")
+        assert order == ["nested", "outer"]
+        assert idle(guest)
+
+
+async def test_calls_that_may_wait_are_not_nested_in_a_def_host_function(engine: str) -> None:
+    """Its own synchronous calls are; another's call, although it comes from here, waits until the guest waits."""
+    setup = Setup(engine)
+    async with setup.store:
+        guest = await setup.guest()
+        order: list[str] = []
+        async with anyio.create_task_group() as outer:
+
+            async def background(value: int) -> None:
+                await guest.exports.id(value)
+                order.append("background")
+
+            async def later(caller: Caller[None], value: int) -> int:
+                if value == 1:
+                    outer.start_soon(background, 5)
+                return value
+
+            def hook(caller: Caller[None], value: int) -> int:
+                caller.call_sync("id", value)
+                assert guest.group.stack[-1] is caller._activation
+                order.append("hook")
+                return value
+
+            setup.later, setup.hook = later, hook
+            with anyio.fail_after(20):
+                assert await guest.exports.later_then_hook(1) == 1
+        assert order in (["hook", "background"], ["background", "hook"])
+        assert idle(guest)
 
 
 async def test_a_caller_can_be_lent_to_another_task(engine: str) -> None:

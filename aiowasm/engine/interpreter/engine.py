@@ -21,7 +21,7 @@ from aiowasm.engine.interpreter.machine import Machine
 from aiowasm.engine.interpreter.signals import Failed, Load, Tail
 from aiowasm.engine.memory import MemInst
 from aiowasm.engine.table import TableInst
-from aiowasm.errors import InvalidError, OutOfFuel
+from aiowasm.errors import InvalidError, LinkError, OutOfFuel
 
 if TYPE_CHECKING:
     from aiowasm.engine.func import FuncInst
@@ -117,6 +117,8 @@ class Interpreter:
             if made is None:
                 made = hosts[func] = host_entry(func, caller)
             return made
+        if instance.state.__class__ is not InstanceState:
+            raise LinkError("a function of another engine")
         if instance.error is not None:
             made = _closed(instance.error)
         else:

@@ -189,7 +189,7 @@ class Machine:
         before = len(frames)
         try:
             frame = frames[-1] if frames else None
-            if frame.__class__ is Entry and (code := frame.func.state) is not None and code.settled:
+            if frame.__class__ is Entry and (code := frame.func.state).__class__ is FunctionCode and code.settled:
                 result = self._call(frame, code)
             elif self._work is not None:
                 return self._continue_work()

@@ -166,10 +166,8 @@ class NativeFunction:
 
 
 def _known(func: FuncInst) -> NativeFunction | None:
-    try:
-        known = func.cell.cell_contents
-    except ValueError:  # an empty cell
-        return None
+    # `cell` is the interpreter's: a function of the host may be used by both engines.
+    known = func.state
     return known if isinstance(known, NativeFunction) else None
 
 
@@ -276,7 +274,7 @@ class Native:
             else:
                 index = func.funcidx - func.instance.validated.nimported_funcs
                 block = self.native(func.instance).describe(func, index)
-            known = func.cell.cell_contents = NativeFunction(func, block)
+            known = func.state = NativeFunction(func, block)
         if known.serial != self._serial:
             known.serial = self._serial
             self.functions[known.address] = func

@@ -121,7 +121,10 @@ def _declare(module: ModuleBuilder, rng: Random, options: Options) -> None:
     for memidx in range(len(module.mems), 2 if Feature.MULTI_MEMORY in features else 1):
         wide = Feature.MEMORY64 in features and rng.random() < 0.4
         addrtype = AddressType.I64 if wide else AddressType.I32
-        module.mems.append(MemType(Limits(1, rng.choice((1, 2, 5))), addrtype, shared=options.shared))
+        limits, page_size_log2 = Limits(1, rng.choice((1, 2, 5))), 16
+        if Feature.CUSTOM_PAGE_SIZES in features and not options.shared and rng.random() < 0.3:
+            limits, page_size_log2 = Limits(rng.randrange(4200, 9000), rng.randrange(9000, 20_000)), 0
+        module.mems.append(MemType(limits, addrtype, options.shared, page_size_log2))
         module.datas.append(
             Data(rng.randbytes(300), (memidx, constant("i64.const" if wide else "i32.const", rng.randrange(3800))))
         )

@@ -14,7 +14,7 @@ from aiowasm.syntax.types import I32, I64, FuncExternType, FuncType, TagType
 from tests.fuzz.emitter import ModuleBuilder
 from tests.fuzz.hosts import HOSTS
 
-__all__ = ("HOST", "LIBRARY", "export_all", "import_from")
+__all__ = ("HOST", "LIBRARY", "export_all", "import_from", "import_host")
 
 LIBRARY = "library"
 HOST = "host"
@@ -42,10 +42,7 @@ def import_from(library: ModuleBuilder, nfuncs: int, module: ModuleBuilder, rng:
     """Let *module*, which is empty yet, import from the library (its first *nfuncs* functions) and from the host."""
     for index in range(nfuncs):
         _import_function(module, LIBRARY, f"func{index}", library.functypes[index])
-    for name, host in HOSTS.items():
-        if Feature.MULTI_VALUE in module.features or len(host.results) < 2:
-            _import_function(module, HOST, name, host.functype)
-    module.nimported_funcs = len(module.functypes)
+    import_host(module)
     for index, globaltype in enumerate(library.globals):
         if not index or rng.random() < 0.4:
             module.imports.append(Import(LIBRARY, _name(library, index), globaltype))
@@ -66,6 +63,14 @@ def import_from(library: ModuleBuilder, nfuncs: int, module: ModuleBuilder, rng:
         module.imports.append(Import(LIBRARY, f"tag{index}", TagType(module.typeidx(FuncType(types, ())))))
         module.tags.append(types)
         module.nimported_tags += 1
+
+
+def import_host(module: ModuleBuilder) -> None:
+    """Let *module* import the functions of the host, its last imported ones."""
+    for name, host in HOSTS.items():
+        if Feature.MULTI_VALUE in module.features or len(host.results) < 2:
+            _import_function(module, HOST, name, host.functype)
+    module.nimported_funcs = len(module.functypes)
 
 
 def _import_function(module: ModuleBuilder, owner: str, name: str, functype: FuncType) -> None:

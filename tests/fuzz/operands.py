@@ -29,6 +29,8 @@ __all__ = ("operand_programs",)
 _TYPES = {str(t): t for t in NumType}
 _LANES = {"i8x16": 16, "i16x8": 8, "i32x4": 4, "i64x2": 2, "f32x4": 4, "f64x2": 2}
 _PAGE = 0x1_0000
+_SIZES = (_PAGE, 5003)
+"""Of both memories, in bytes."""
 _OFFSETS = (0, 1, 8, 100, 127, 128, 4096, _PAGE - 16, _PAGE - 1, _PAGE, (1 << 31) - 80, 1 << 31, (1 << 32) - 1)
 _WIDE_OFFSETS = (*_OFFSETS, 1 << 32, 1 << 33, (1 << 63) - 1, 1 << 63, (1 << 64) - _PAGE, (1 << 64) - 1)
 _COMPUTED = {I32: ("i32.const", 0, "i32.add"), I64: ("i64.const", 0, "i64.add")}
@@ -102,9 +104,14 @@ class _Row:
 
     def _memory(self, memidx: int, wide: bool) -> None:
         module, rng = self.module, self.rng
-        module.mems.append(MemType(Limits(1, 1), AddressType.I64 if wide else AddressType.I32))
+        # The second memory ends in the middle of a page of the processor: what lies behind it is no guard.
+        addrtype, nbytes = AddressType.I64 if wide else AddressType.I32, _SIZES[memidx]
+        if memidx:
+            module.mems.append(MemType(Limits(nbytes, nbytes), addrtype, page_size_log2=0))
+        else:
+            module.mems.append(MemType(Limits(1, 1), addrtype))
         module.exports.append(Export(f"mem{memidx}", "memory", memidx))
-        for start in (0, _PAGE - 256):
+        for start in (0, nbytes - 256):
             at = constant("i64.const" if wide else "i32.const", start)
             module.datas.append(Data(rng.randbytes(256), (memidx, at)))
 
@@ -183,9 +190,9 @@ class _Row:
         edges = [list(EDGES[t]) or [bits_of(self.rng, t) for _ in range(4 * self.ncalls)] for t in types]
         if self.accesses and isinstance(immediates[0], tuple):
             width = 64 if types[0] is I64 else 32
-            offset: int = immediates[0][2]
+            _, memidx, offset = immediates[0]
             # Where the access begins, ends and wraps around.
-            ends = [each - offset for each in (0, _PAGE, 1 << 32, 1 << 63, 1 << 64)]
+            ends = [each - offset for each in (0, _SIZES[memidx], _PAGE, 1 << 32, 1 << 63, 1 << 64)]
             near = [end + delta for end in ends for delta in (-17, -16, -9, -8, -5, -4, -3, -2, -1, 0, 1)]
             edges[0] = [each & ((1 << width) - 1) for each in (*near, 0, 8, 16, 64, 128, 192)]
         return edges

@@ -27,6 +27,7 @@ _WASMTIME_TRAPS = {
     "out of bounds array access": TrapCode.ARRAY_OUT_OF_BOUNDS,
     "cast failure": TrapCode.CAST_FAILURE,
     "unaligned atomic": TrapCode.UNALIGNED_ATOMIC,
+    "atomic wait on non-shared memory": TrapCode.EXPECTED_SHARED_MEMORY,
     "call stack exhausted": TrapCode.CALL_STACK_EXHAUSTED,
 }
 # Wasmtime has one code where the standard's suite has several phrases.

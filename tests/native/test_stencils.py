@@ -20,7 +20,7 @@ from aiowasm.engine.native import Native, engine, platform
 from aiowasm.engine.native.stencils import Stencils
 from aiowasm.errors import Trap
 from aiowasm.syntax.types import I32
-from tests.fuzz.differential import Adapter, Ours, Wasmtime, compare
+from tests.fuzz.differential import Adapter, Direct, Ours, Wasmtime, compare
 from tests.fuzz.operands import operand_programs
 from tests.native.driver import call, export, finish, functype, load, start
 
@@ -223,7 +223,7 @@ def test_operands(levels: list[str]) -> None:
     """Every row of the table on every kind of operand."""
     adapters: list[Adapter] = [Ours("interpreter", Interpreter)]
     adapters += [Ours(level, lambda level=level: watched(level)[0]) for level in levels]
-    adapters.append(Wasmtime())
+    adapters += [Direct("direct calls", lambda: watched(levels[0])[0], None), Wasmtime()]
     for row, program in operand_programs(seed=NCALLS, ncalls=NCALLS):
         try:
             compare(program, adapters, fuel=False)

@@ -55,6 +55,9 @@ __all__ = (
 if TYPE_CHECKING:
     from aiowasm.store.instance import Instance
 
+# Looking members up takes Python 3.11 as long as a call (benchmarks/crossing.py).
+_RUNNING, _YIELDED, _IN_HOST, _DONE = State.RUNNING, State.YIELDED, State.IN_HOST, State.DONE
+_RETURNED, _PAUSED, _HOST_CALL, _WAIT = Outcome.RETURNED, Outcome.PAUSED, Outcome.HOST_CALL, Outcome.WAIT
 _LOOK_NS = 1_000_000
 _FATAL = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
@@ -122,9 +125,9 @@ def _give_back(activation: Activation) -> None:
     if execution is not None:
         if execution.consumed != activation.accounted:
             account(activation)
-        if activation.state is not State.DONE or activation.exit is not None:
+        if activation.state is not _DONE or activation.exit is not None:
             execution.discard()
-    activation.state = State.DONE
+    activation.state = _DONE
     gate = activation.gate
     if gate.holder is activation:
         gate.release(activation)
@@ -154,7 +157,7 @@ async def run(activation: Activation, func: FuncInst, values: tuple[Any, ...]) -
 async def go_on(activation: Activation, outcome: Outcome) -> tuple[Any, ...]:
     """Like `run` for a call that has begun and come to *outcome* in its first slice."""
     try:
-        activation.state = State.YIELDED
+        activation.state = _YIELDED
         _look_at_slice(activation)
         account(activation)
         return await drive(activation, outcome)
@@ -215,22 +218,29 @@ def set_limit(activation: Activation) -> None:
 def step(activation: Activation) -> Outcome:
     """Let the guest run for a slice."""
     execution: Any = activation.execution
-    store = activation.store
-    slice_fuel = store.fixed_slice or activation.instance.slice_fuel
-    left = remaining(activation.tanks)
-    if left != NO_LIMIT:
-        if store.on_out_of_fuel is None:
-            execution.limit = activation.accounted + left
-        else:  # pause where it would trap: the callback may refuel
-            execution.limit = NO_LIMIT
-            slice_fuel = min(slice_fuel, left)
-    activation.state = State.RUNNING
-    activation.slice_start = perf_counter_ns()
+    store, instance, tanks = activation.store, activation.instance, activation.tanks
+    slice_fuel = store.fixed_slice or instance.slice_fuel
+    if tanks is not instance.tanks or not instance.plain:  # else no tank has a limit
+        left = remaining(tanks)
+        if left != NO_LIMIT:
+            if store.on_out_of_fuel is None:
+                execution.limit = activation.accounted + left
+            else:  # pause where it would trap: the callback may refuel
+                execution.limit = NO_LIMIT
+                slice_fuel = min(slice_fuel, left)
+    activation.state = _RUNNING
+    activation.slice_start = start = perf_counter_ns()
     activation.slice_end = activation.gate.deadline
     outcome: Outcome = execution.resume(slice_fuel)
-    activation.state = State.YIELDED
-    _look_at_slice(activation)
-    account(activation)
+    activation.state = _YIELDED
+    if perf_counter_ns() - start > DELAY_NS:
+        _look_at_slice(activation)
+    # As `account`, for which a call would be a tenth of all this (benchmarks/crossing.py).
+    consumed = execution.consumed
+    used = consumed - activation.accounted
+    for tank in tanks:
+        tank.used += used
+    activation.accounted = consumed
     return outcome
 
 
@@ -289,7 +299,7 @@ async def _refuel(activation: Activation) -> None:
     for tank in dry:
         tank.add(added or 0)
     if any(tank.limit is not None and tank.used > tank.limit for tank in dry):
-        activation.state = State.DONE
+        activation.state = _DONE
         raise OutOfFuel(frames=activation.execution.frames())  # type: ignore[union-attr]
 
 
@@ -304,7 +314,7 @@ def suspend(activation: Activation, state: State) -> None:
     if activation.gate.holder is activation:
         activation.gate.release(activation)
     group = activation.instance.group
-    if activation.instance.interleave and state is State.IN_HOST:
+    if activation.instance.interleave and state is _IN_HOST:
         activation.parked = group
         group.park(activation)
     elif group.queue:
@@ -323,7 +333,7 @@ async def resumed(activation: Activation) -> None:
         raise fresh(activation.exit)
     if perf_counter_ns() >= activation.gate.deadline:
         await _yield(activation)
-    activation.state = State.YIELDED
+    activation.state = _YIELDED
 
 
 async def _unpark(activation: Activation) -> None:
@@ -345,22 +355,22 @@ async def drive(activation: Activation, outcome: Outcome | None = None) -> tuple
     try:
         if outcome is None:
             outcome = step(activation)
-        while outcome is not Outcome.RETURNED:
+        while outcome is not _RETURNED:
             before = activation.accounted
             if scope is None and _calls_out(activation, outcome):
                 scope = activation.scope = CancelScope()
                 scope.__enter__()
-            if outcome is Outcome.PAUSED:
+            if outcome is _PAUSED:
                 await pause(activation, before - activation.resumed_at)
-            elif outcome is Outcome.HOST_CALL or outcome is Outcome.WAIT:
-                await (host_call(activation) if outcome is Outcome.HOST_CALL else wait(activation))
+            elif outcome is _HOST_CALL or outcome is _WAIT:
+                await (host_call(activation) if outcome is _HOST_CALL else wait(activation))
             elif outcome is Outcome.GROW:
                 await _grow(activation)
             else:
                 _ended(activation, outcome)
             activation.resumed_at = activation.accounted
             outcome = step(activation)
-        activation.state = State.DONE
+        activation.state = _DONE
     except BaseException as error:
         settle(activation, error)
         failure = error
@@ -373,12 +383,12 @@ async def drive(activation: Activation, outcome: Outcome | None = None) -> tuple
 
 def _calls_out(activation: Activation, outcome: Outcome) -> bool:
     """Whether code of the application is awaited now: closing cancels it through a scope around all such code."""
-    if outcome is Outcome.HOST_CALL or outcome is Outcome.WAIT:
+    if outcome is _HOST_CALL or outcome is _WAIT:
         return True
     store = activation.store
     if outcome is Outcome.GROW:
         return store.growth_limiter is not None
-    return outcome is Outcome.PAUSED and store.on_out_of_fuel is not None
+    return outcome is _PAUSED and store.on_out_of_fuel is not None
 
 
 def _leave_scope(activation: Activation, scope: CancelScope, failure: BaseException | None) -> BaseException | None:
@@ -407,7 +417,7 @@ async def host_call(activation: Activation) -> None:
             execution.caller.owner.listeners.host_call(func)
         if binding.definition.fuel:
             execution.charge(binding.definition.fuel)
-    suspend(activation, State.IN_HOST)
+    suspend(activation, _IN_HOST)
     try:
         if work is None:
             arguments = binding.arguments(activation, execution.caller, execution.arguments)
@@ -439,7 +449,7 @@ async def wait(activation: Activation) -> None:
     waiter.on_wake = event.set
     if waiter.woken:
         event.set()
-    suspend(activation, State.IN_HOST)
+    suspend(activation, _IN_HOST)
     with anyio.move_on_after(None if timeout_ns < 0 else timeout_ns / 1e9):
         await event.wait()
     waiter.cancel()
@@ -467,7 +477,7 @@ async def _grow(activation: Activation) -> None:
 def _ended(activation: Activation, outcome: Outcome) -> NoReturn:
     """Raise what ended the execution."""
     execution: Any = activation.execution
-    activation.state = State.DONE
+    activation.state = _DONE
     if outcome is Outcome.TRAPPED:
         trap = execution.trap
         trap.__traceback__ = trap.__context__ = None
@@ -496,14 +506,14 @@ def _ended(activation: Activation, outcome: Outcome) -> NoReturn:
 def settle(activation: Activation, error: BaseException) -> None:
     """Close what *error* leaves torn. Synchronous: nothing can come between, whatever cancels the task."""
     store, state = activation.store, activation.state
-    if isinstance(error, GeneratorExit) and activation.gate.thread != get_ident() and state is not State.DONE:
+    if isinstance(error, GeneratorExit) and activation.gate.thread != get_ident() and state is not _DONE:
         # A dropped coroutine may be finalised in any thread; queues and events belong to the loop's.
         activation.abandoned = True
         store.soon(lambda: _abandon(activation))
         return
-    if state is State.DONE:
+    if state is _DONE:
         return
-    in_host = state is State.IN_HOST or state is State.LIMITER
+    in_host = state is _IN_HOST or state is State.LIMITER
     activation.in_host = False
     if activation.exit is not None:
         code, cause = activation.exit.exit_code, activation.exit.cause
@@ -511,7 +521,7 @@ def settle(activation: Activation, error: BaseException) -> None:
         annotate(error, activation.execution.frames())  # type: ignore[union-attr]
         store.restore_stack_pointers(activation)
         return
-    elif state is State.RUNNING:
+    elif state is _RUNNING:
         for instance in _torn(activation):
             instance.shut(EXIT_CANCELLED, f"{type(error).__name__} in a running guest")
         return
@@ -570,7 +580,7 @@ def run_now(
     if not instance.group.try_enter(activation):
         raise WouldBlock("the group of the instance is busy")
     parent = activation.parent
-    if parent is not None and parent.in_host and parent.state is State.RUNNING:
+    if parent is not None and parent.in_host and parent.state is _RUNNING:
         account(parent)
     previous = CURRENT.get()
     CURRENT.set(activation)
@@ -586,7 +596,7 @@ def run_now(
     finally:
         CURRENT.set(previous)
         leave(activation)
-        if parent is not None and parent.in_host and parent.state is State.RUNNING:
+        if parent is not None and parent.in_host and parent.state is _RUNNING:
             set_limit(parent)
 
 
@@ -596,30 +606,30 @@ def _drive_now(activation: Activation, sync_fuel: int) -> tuple[Any, ...]:
     activation.slice_end = NO_LIMIT
     while True:
         set_limit(activation)
-        activation.state = State.RUNNING
+        activation.state = _RUNNING
         outcome = execution.resume(sync_fuel - execution.consumed)
         account(activation)
-        activation.state = State.YIELDED
-        if outcome is Outcome.RETURNED:
-            activation.state = State.DONE
+        activation.state = _YIELDED
+        if outcome is _RETURNED:
+            activation.state = _DONE
             return execution.results  # type: ignore[no-any-return]
         if outcome is Outcome.GROW and activation.store.growth_limiter is None:
             execution.deliver((grow(*execution.arguments),))
-        elif outcome is Outcome.PAUSED and activation.exit is not None:
+        elif outcome is _PAUSED and activation.exit is not None:
             raise fresh(activation.exit)
-        elif outcome is Outcome.PAUSED and execution.consumed < sync_fuel:
+        elif outcome is _PAUSED and execution.consumed < sync_fuel:
             activation.stopping = False
         elif outcome in (Outcome.TRAPPED, Outcome.THROWN, Outcome.FAILED):
             _ended(activation, outcome)
         else:
-            activation.state = State.DONE
+            activation.state = _DONE
             execution.discard()
             raise WouldBlock(_why(outcome))
 
 
 def _why(outcome: Outcome) -> str:
-    if outcome is Outcome.PAUSED:
+    if outcome is _PAUSED:
         return "the call needs more fuel than Limits.sync_fuel"
-    if outcome is Outcome.HOST_CALL:
+    if outcome is _HOST_CALL:
         return "the guest calls an async host function"
     return "the guest has to wait"

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ("Func", "Signature", "call", "call_now")
 
 
+# Looking members up takes Python 3.11 as long as a call (benchmarks/crossing.py).
+_RUNNING, _DONE = State.RUNNING, State.DONE
+_RETURNED = Outcome.RETURNED
 _DIRECT_UNITS: Final = 20_000
 """Fuel for calls without an activation: about 20 us, in which nobody else runs."""
 
@@ -140,7 +143,7 @@ class Func(Handle[FuncInst]):
             activation.execution = execution
             group.stack.append(activation)
             set_current(activation)
-            activation.state = State.RUNNING
+            activation.state = _RUNNING
             activation.slice_start = now
             activation.slice_end = gate.deadline
             try:
@@ -150,8 +153,8 @@ class Func(Handle[FuncInst]):
                 set_current(None)
                 leave(activation)
                 raise
-            if outcome is Outcome.RETURNED:
-                activation.state = State.DONE
+            if outcome is _RETURNED:
+                activation.state = _DONE
                 used = execution.consumed
                 for tank in instance.tanks:
                     tank.used += used

@@ -18,9 +18,10 @@ import anyio.lowlevel
 import pytest
 
 from aiowasm import Caller, ExitError, Func, HostModule, Instance, Limits, Module, Store, Trap, TrapCode, i32, i64
-from aiowasm.engine.base import Unfinished
-from aiowasm.engine.native import why_not
+from aiowasm.engine.base import Outcome, Unfinished
+from aiowasm.engine.native import Native, crossing, why_not
 from aiowasm.store.activation import CURRENT
+from tests.native.driver import export, load, start
 
 pytestmark = [
     pytest.mark.anyio,
@@ -691,8 +692,6 @@ async def test_without_stacks_calls_go_the_long_way(monkeypatch: pytest.MonkeyPa
 
 
 async def test_unknown_pythons_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aiowasm.engine.native import crossing  # noqa: PLC0415 - only where there is one
-
     monkeypatch.setattr(crossing.sysconfig, "get_config_var", lambda name: 1)
     assert crossing._table({}, {}) is None
     monkeypatch.undo()
@@ -766,3 +765,22 @@ def test_i64_results_are_signed() -> None:
 
     assert anyio.run(use) == ((1 << 63) - 1, -(1 << 63), -1)
     assert i64 is not None
+
+
+def test_engines_step_without_machine_code_of_their_own(native: Native) -> None:
+    """Where CPython is not one that we know, guests are resumed through ctypes."""
+    text = """(module (func (export "spin") (param $n i32) (result i32) (local $a i32)
+      (loop
+        (local.set $a (i32.add (i32.mul (local.get $a) (i32.const 31)) (local.get $n)))
+        (br_if 0 (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))
+      (local.get $a)))"""
+    found = []
+    for stepping in (native.step, crossing._stepper(native.routines["rt_resume"])):
+        native.step = stepping
+        execution = start(native, export(load(native, text), "spin"), 30_000)
+        pauses = 0
+        while execution.resume(7_000) is Outcome.PAUSED:
+            pauses += 1
+        found.append((execution.results, execution.consumed, pauses))
+    assert found[0] == found[1]
+    assert found[0][2] > 10

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ("Machine",)
 
+# Looking members up takes Python 3.11 as long as a call (benchmarks/calls.py).
+_RETURNED, _PAUSED, _HOST_CALL = Outcome.RETURNED, Outcome.PAUSED, Outcome.HOST_CALL
 _STACK_SLOTS: Final = 300
 _SMALLEST_FRAME: Final = 4
 
@@ -197,7 +199,7 @@ class Machine:
                 exception, self._thrown = self._thrown, None
                 return self._unwind(exception)
             elif frame is None:
-                return Outcome.RETURNED
+                return _RETURNED
             else:
                 result = self._run()
                 if result is _AGAIN:
@@ -206,7 +208,7 @@ class Machine:
                 return self._returned(result)
             count = self._count
             self.results = (result,) if count == 1 else tuple(result) if count else ()
-            return Outcome.RETURNED
+            return _RETURNED
         except Exception as signal:
             # The traceback is read and left behind: a kept error must keep no instance alive.
             traceback, signal.__traceback__ = signal.__traceback__, None
@@ -239,7 +241,7 @@ class Machine:
         except InvalidError as error:
             self._work = None
             raise Failed(error) from None
-        return Outcome.PAUSED
+        return _PAUSED
 
     def _run(self) -> Any:
         """Run the youngest frame as far as it goes; `_AGAIN` if something else has to come first."""
@@ -330,7 +332,7 @@ class Machine:
             self._frames[-1].receive(result, count)  # type: ignore[union-attr]
             return None
         self.results = (result,) if count == 1 else tuple(result) if count else ()
-        return Outcome.RETURNED
+        return _RETURNED
 
     def _unwind(self, exception: ExnInst) -> Outcome | None:
         """Go on at the innermost handler of *exception* in the explicit frames."""
@@ -362,7 +364,7 @@ class Machine:
     def _suspended(self, _signal: Suspend) -> Outcome:
         if self.consumed > self.limit:
             return self._trapped(OutOfFuel())
-        return Outcome.PAUSED
+        return _PAUSED
 
     def _deep(self, _signal: Deep) -> Outcome | None:
         """The callee is the youngest frame."""
@@ -381,11 +383,11 @@ class Machine:
 
     def _leave(self, signal: Leave) -> Outcome:
         self.host, self.arguments, self.caller = signal.func, signal.arguments, signal.caller
-        return Outcome.HOST_CALL
+        return _HOST_CALL
 
     def _host_returned(self, signal: HostReturned) -> Outcome:
         self._deliver_result(signal.result, signal.count)
-        return Outcome.PAUSED
+        return _PAUSED
 
     def _ask(self, signal: Ask) -> Outcome:
         self._asked = signal
@@ -399,7 +401,7 @@ class Machine:
 
     def _bulk(self, signal: Bulk) -> Outcome | None:
         self._work = signal.chunks
-        return Outcome.PAUSED if self.engine.fuel.cell_contents < 0 else None
+        return _PAUSED if self.engine.fuel.cell_contents < 0 else None
 
     def _trapped(self, trap: Trap) -> Outcome:
         trap.frames = self.frames_now()

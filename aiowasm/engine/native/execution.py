@@ -57,13 +57,14 @@ _SHORT_UNITS: Final = 20_000
 _COMPILE_NS: Final = 1_000_000
 
 
+# Looking members up takes Python 3.11 as long as a call (benchmarks/crossing.py).
+_RETURNED, _PAUSED, _HOST_CALL = Outcome.RETURNED, Outcome.PAUSED, Outcome.HOST_CALL
 _NOTHING: Final[Any] = {}
 
 
 _first_words = Struct("<8q").pack_into
 _left_words = Struct("<24xq8x3q").unpack_from
 """GUEST_SP, ARGUMENT, FRAME and INSTANCE at once (benchmarks/crossing.py)."""
-_HOST: Final = Status.HOST
 _RETURN: Final = Saved.WORDS
 
 
@@ -291,12 +292,19 @@ class NativeExecution:
             self.results = results
             self._finished_host = True
             return
-        known = self.engine.function(host)
+        known = self._host_call(self._longs[_ARGUMENT])
         address = self._longs[_FRAME] - _BIAS
-        if known.results is not None:
-            known.results.pack_into(stack.view, address - stack.activation, *results)
+        if known.encode is not None:
+            known.encode(stack.view, address - stack.activation, *results)
         else:
             self.write(address, known.functype.results, results)
+
+    def _host_call(self, descriptor: int) -> _HostCall:
+        known = self._hosts.get(descriptor)
+        if known is None:
+            func = self.engine.functions[descriptor]
+            known = self._hosts[descriptor] = _HostCall(func, self.engine.function(func))
+        return known
 
     def throw(self, exception: ExnInst) -> None:
         """Answer a host call by throwing *exception* into the guest at that call."""
@@ -368,7 +376,7 @@ class NativeExecution:
                 if outcome is not None:
                     return outcome
             if self._finished_host:
-                return self._end(Outcome.RETURNED)
+                return self._end(_RETURNED)
             if self._landing_due is not None:
                 exception, self._landing_due = self._landing_due, None
                 if self._stack is None:
@@ -403,7 +411,7 @@ class NativeExecution:
         if func.instance is None:
             if func.host is None:
                 self.host = func
-                return Outcome.HOST_CALL
+                return _HOST_CALL
             return self._call_host(func, arguments)
         if func.instance.error is not None:
             return self._failed(func.instance.error)
@@ -441,7 +449,7 @@ class NativeExecution:
             return self._dispatch(status)
         if self.consumed > self.limit:
             raise OutOfFuel
-        return Outcome.PAUSED if self.consumed >= self._until else None
+        return _PAUSED if self.consumed >= self._until else None
 
     def _returned(self) -> Outcome:
         known, stack = self.engine.function(self._func), self._stack
@@ -451,7 +459,7 @@ class NativeExecution:
             self.results = known.results.unpack_from(stack.view, Activation.NBYTES)
         else:
             self.results = tuple(self.read(stack.values, known.functype.results))
-        return self._end(Outcome.RETURNED)
+        return self._end(_RETURNED)
 
     def _run(self, until: int) -> Outcome:
         longs = self._longs
@@ -465,7 +473,7 @@ class NativeExecution:
             units = max(room, -_FARTHEST) if room < _SHORT_UNITS else _SHORT_UNITS
             status = step(activation, units - 1)
             self.consumed += units - 1 - longs[_FUEL]
-            if status == _HOST:
+            if status == Status.HOST:
                 outcome = self._host()
                 if outcome is not None:
                     return outcome
@@ -476,7 +484,7 @@ class NativeExecution:
                 if self.consumed > self.limit:
                     raise OutOfFuel
                 if self.consumed >= until:
-                    return Outcome.PAUSED
+                    return _PAUSED
                 continue
             if status == Status.RETURNED:
                 return self._returned()
@@ -521,10 +529,7 @@ class NativeExecution:
             raise RuntimeError("the execution is over")
         view, activation, engine = stack.view, stack.activation, self.engine
         sp, descriptor, frame, address = _left_words(view)
-        known = self._hosts.get(descriptor)
-        if known is None:
-            func = engine.functions[descriptor]
-            known = self._hosts[descriptor] = _HostCall(func, engine.function(func))
+        known = self._hosts.get(descriptor) or self._host_call(descriptor)
         offset = frame - _BIAS - activation
         arguments: Sequence[Any]
         if known.decode is not None:
@@ -542,16 +547,16 @@ class NativeExecution:
             self.host = known.func
             self.arguments = tuple(arguments)
             self._begin_to_wait(stack)
-            return Outcome.HOST_CALL
+            return _HOST_CALL
         pause = None
         try:
             result = known.host(self.caller, *arguments)
         except Thrown as thrown:
             self._landing_due = thrown.exception
-            return Outcome.PAUSED
+            return _PAUSED
         except HostReturned as returned:
             result = returned.result
-            pause = Outcome.PAUSED
+            pause = _PAUSED
         except BaseException as error:
             return self._failed(error)
         count = known.count
@@ -587,10 +592,10 @@ class NativeExecution:
             result = host(None, *arguments)
         except Thrown as thrown:
             self._landing_due = thrown.exception
-            return Outcome.PAUSED
+            return _PAUSED
         except HostReturned as returned:
             result = returned.result
-            pause = Outcome.PAUSED
+            pause = _PAUSED
         except BaseException as error:
             return self._failed(error)
         count = len(_functype(func).results)
@@ -615,7 +620,7 @@ class NativeExecution:
         try:
             for _ in steps:
                 if perf_counter_ns() > end:
-                    return Outcome.PAUSED
+                    return _PAUSED
         except Exception as error:
             self._compiling = None
             return self._failed(error)
@@ -629,10 +634,10 @@ class NativeExecution:
         end = perf_counter_ns() + _COMPILE_NS
         self._working = steps
         if later:
-            return Outcome.PAUSED
+            return _PAUSED
         for _ in steps:
             if perf_counter_ns() > end:
-                return Outcome.PAUSED
+                return _PAUSED
         self._working = None
         return None
 

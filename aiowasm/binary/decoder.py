@@ -17,7 +17,7 @@ from aiowasm.errors import InvalidError, MalformedError
 from aiowasm.features import DEFAULT, Feature, Features
 from aiowasm.syntax.code import decode_locals, instructions_at, read_instruction, read_reftype, read_valtype
 from aiowasm.syntax.leb128 import read_s, read_u
-from aiowasm.syntax.module import Custom, Data, Elem, Export, Expr, Funcs, Global, Import, Module, Table
+from aiowasm.syntax.module import Custom, Data, Datas, Elem, Export, Expr, Funcs, Global, Import, Module, Table
 from aiowasm.syntax.types import (
     FUNCREF,
     AbsHeapType,
@@ -110,7 +110,7 @@ class _Decoder:
         self.start: int | None = None
         self.elems: list[Elem] = []
         self.data_count: int | None = None
-        self.datas: list[Data] = []
+        self.datas = Datas()
         self.customs: list[Custom] = []
         self.shared_types: dict[bytes, RecType] = {}
         self.shared_fields: dict[bytes, FieldType] = {}
@@ -509,10 +509,12 @@ class _Decoder:
             if number & _OBJECTS_PER_STEP == _OBJECTS_PER_STEP:
                 yield
 
-    def each_in_steps(self, limit: str, one: Callable[[], Steps[T]], into: list[T], places: array[int]) -> Steps[None]:
+    def each_in_steps(
+        self, limit: str, one: Callable[[], Steps[T]], add: Callable[[T], None], places: array[int]
+    ) -> Steps[None]:
         for number in range(self.count(limit)):
             places.append(self.pos)
-            into.append((yield from one()))
+            add((yield from one()))
             if number & _OBJECTS_PER_STEP == _OBJECTS_PER_STEP:
                 yield
 
@@ -528,27 +530,27 @@ class _Decoder:
             places.append(self.pos)
             self.typeidxs = yield from self.numbers(count)
         elif section == 4:
-            yield from self.each_in_steps("MAX_TABLES", self.one_table, self.tables, places)
+            yield from self.each_in_steps("MAX_TABLES", self.one_table, self.tables.append, places)
         elif section == 5:
             yield from self.each("MAX_MEMORIES", self.memtype, self.mems, places)
         elif section == 13:
             yield from self.each("MAX_TAGS", self.tagtype, self.tags, places)
         elif section == 6:
-            yield from self.each_in_steps("MAX_GLOBALS", self.one_global, self.globals, places)
+            yield from self.each_in_steps("MAX_GLOBALS", self.one_global, self.globals.append, places)
         elif section == 7:
             yield from self.each("MAX_EXPORTS", self.one_export, self.exports, places)
         elif section == 8:
             places.append(self.pos)
             self.start = self.u32()
         elif section == 9:
-            yield from self.each_in_steps("MAX_ELEM_SEGMENTS", self.one_elem, self.elems, places)
+            yield from self.each_in_steps("MAX_ELEM_SEGMENTS", self.one_elem, self.elems.append, places)
         elif section == 12:
             self.need(Feature.BULK_MEMORY, "a data count section", self.pos)
             self.data_count = self.u32()
         elif section == 10:
             yield from self.code_section()
         else:
-            yield from self.each_in_steps("MAX_DATA_SEGMENTS", self.one_data, self.datas, places)
+            yield from self.each_in_steps("MAX_DATA_SEGMENTS", self.one_data, self.datas.append, places)
 
     def module(self) -> Steps[Module]:
         data = self.data
@@ -576,7 +578,7 @@ class _Decoder:
             start=self.start,
             elems=tuple(self.elems),
             data_count=self.data_count,
-            datas=tuple(self.datas),
+            datas=self.datas,
             customs=tuple(self.customs),
             places=self.places,
         )

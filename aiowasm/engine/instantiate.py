@@ -22,6 +22,7 @@ from aiowasm.engine.memory import DEFAULT_MAX_NBYTES, MemInst
 from aiowasm.engine.segments import DataInst, ElemInst
 from aiowasm.engine.table import TableInst
 from aiowasm.engine.tag import TagInst
+from aiowasm.errors import Trap
 from aiowasm.limits import MAX_TABLE_ELEMENTS
 from aiowasm.syntax.code import constant_number
 from aiowasm.syntax.module import Elem, Expr
@@ -39,6 +40,10 @@ _PER_STEP: Final = 128
 _STEP_NBYTES: Final = 1 << 20
 
 Import = FuncInst | TableInst | MemInst | GlobalInst | TagInst
+
+
+_DROPPED: Final = DataInst(b"")
+"""What active data segments are once they are written, which is before anything can use them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +115,15 @@ class _Instantiation:
 
     def segments(self) -> Steps[None]:
         instance, module, validated = self.instance, self.module, self.validated
-        elems, datas = list[ElemInst](), list[DataInst]()
+        elems = []
         for elemidx, elem in enumerate(module.elems):
             elems.append(ElemInst(validated.elems[elemidx], (yield from self.references(elem, elemidx))))
         instance.elems = tuple(elems)
-        for start in range(0, len(module.datas), _PER_STEP):
-            datas.extend(DataInst(data.init) for data in module.datas[start : start + _PER_STEP])
-            yield
+        datas = []
+        for number, data in enumerate(module.datas):
+            datas.append(_DROPPED if data.mode is not None else DataInst(data.init))
+            if not number % _PER_STEP:
+                yield
         instance.datas = tuple(datas)
 
     def initialise(self) -> Steps[None]:
@@ -129,19 +136,29 @@ class _Instantiation:
                 yield from _init_table(table, start, elem_instance.elements)
             if elem.mode != "passive":
                 elem_instance.drop()
-        nbytes = 0
-        for data, data_instance in zip(module.datas, instance.datas, strict=True):
-            if data.mode is not None:
-                memidx, offset = data.mode
-                memory = instance.mems[memidx]
-                start = self.value(offset, _address(memory.addrtype))
-                for at in _pieces(start, len(data_instance.data), len(memory.view), _STEP_NBYTES):
-                    memory.init(start + at.start, data_instance.data, at.start, at.stop - at.start)
-                    nbytes += at.stop - at.start + _STEP_NBYTES // _PER_STEP
-                    if nbytes >= _STEP_NBYTES:
-                        nbytes = 0
-                        yield
-                data_instance.drop()
+        number = 0
+        try:
+            for number, data in enumerate(module.datas):
+                if data.mode is not None:
+                    yield from self.write(data.init, *data.mode)
+                if not number % _PER_STEP:
+                    yield
+        except Trap:
+            # What is left in a table or a memory of another instance can still use those behind.
+            instance.datas = tuple(
+                DataInst(data.init) if at >= number and data.mode is not None else data_instance
+                for at, (data, data_instance) in enumerate(zip(module.datas, instance.datas, strict=True))
+            )
+            raise
+
+    def write(self, init: bytes, memidx: int, offset: Expr) -> Steps[None]:
+        """Copy an active data segment into its memory."""
+        memory = self.instance.mems[memidx]
+        start = self.value(offset, _address(memory.addrtype))
+        for at in _pieces(start, len(init), len(memory.view), _STEP_NBYTES):
+            memory.init(start + at.start, init, at.start, at.stop - at.start)
+            if len(init) * _PER_STEP >= 8 * _STEP_NBYTES:
+                yield
 
 
 def _pieces(start: int, count: int, size: int, most: int) -> Iterator[range]:

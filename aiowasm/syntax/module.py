@@ -18,6 +18,7 @@ __all__ = (
     "Code",
     "Custom",
     "Data",
+    "Datas",
     "Elem",
     "Export",
     "Expr",
@@ -189,6 +190,50 @@ class Data:
     mode: tuple[int, Expr] | None
 
 
+class Datas(Sequence[Data]):
+    """Data segments of a binary module: compilers make tens of thousands, which cost no objects but their bytes.
+
+    So many would have Python's collector hold the loop up for 50 ms (benchmarks/fairness.py --starting).
+    """
+
+    __slots__ = ("_codes", "_inits", "_memidxs", "_offsets")
+
+    def __init__(self) -> None:
+        self._inits: list[bytes] = []
+        self._memidxs = array("q")  # -1: passive
+        self._codes: list[bytes] = []
+        self._offsets = array("Q")
+
+    def append(self, data: Data) -> None:
+        """Add a segment: for whoever makes the module."""
+        memidx, expr = (-1, _NO_EXPR) if data.mode is None else data.mode
+        self._inits.append(data.init)
+        self._memidxs.append(memidx)
+        self._codes.append(expr.code)
+        self._offsets.append(expr.offset)
+
+    def __len__(self) -> int:
+        return len(self._inits)
+
+    def __getitem__(self, index: int) -> Data:  # type: ignore[override]
+        memidx = self._memidxs[index]
+        mode = None if memidx < 0 else (memidx, Expr(self._codes[index], self._offsets[index]))
+        return Data(self._inits[index], mode)
+
+    def __iter__(self) -> Iterator[Data]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Datas | tuple):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+_NO_EXPR = Expr(b"")
+
+
 @dataclass(frozen=True, slots=True)
 class Custom:
     """A custom section: kept as bytes. `place` is the id of the section it follows (0: before the first)."""
@@ -219,7 +264,7 @@ class Module:
     start: int | None = None
     elems: tuple[Elem, ...] = ()
     data_count: int | None = field(default=None, compare=False)
-    datas: tuple[Data, ...] = ()
+    datas: Sequence[Data] = ()
     customs: tuple[Custom, ...] = ()
     places: dict[int, array[int]] = field(default_factory=dict, compare=False, repr=False)
 

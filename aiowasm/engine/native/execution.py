@@ -54,7 +54,7 @@ _MASK: Final = (1 << 64) - 1
 _FARTHEST: Final = 1 << 62
 _SHORT_UNITS: Final = 20_000
 """Fuel that is run holding the GIL: about 20 us. Whoever needs more releases it."""
-_COMPILE_NS: Final = 1_000_000
+_COMPILE_NS: Final = 500_000
 
 
 # Looking members up takes Python 3.11 as long as a call (benchmarks/crossing.py).
@@ -85,6 +85,7 @@ class NativeExecution:
         "_asking",
         "_call_depth",
         "_caught",
+        "_compile_until",
         "_compiling",
         "_described",
         "_finished_host",
@@ -153,6 +154,7 @@ class NativeExecution:
         self._waiter: Waiter | None = None
         self._caught: dict[tuple[int, int], ExnInst] | None = None
         self._refs_caught: Caught | None = None
+        self._compile_until = 0
         self._compiling: Generator[None, None, None] | None = None
         self._working: Generator[None, None, None] | None = None
         self._landing_due: ExnInst | None = None
@@ -370,6 +372,7 @@ class NativeExecution:
         if self._over:
             raise RuntimeError("the execution is over")
         self._until = self.consumed + slice_fuel
+        self._compile_until = 0
         try:
             if not self._started:
                 outcome = self._start()
@@ -614,8 +617,10 @@ class NativeExecution:
         return self._compile(native.code.compile_steps(index))
 
     def _compile(self, steps: Generator[None, None, None]) -> Outcome | None:
-        """Go on with a compilation until its time is up."""
-        end = perf_counter_ns() + _COMPILE_NS
+        """Go on with a compilation until the time is up that all those of one slice share."""
+        end = self._compile_until
+        if not end:
+            end = self._compile_until = perf_counter_ns() + _COMPILE_NS
         self._compiling = steps
         try:
             for _ in steps:
@@ -627,7 +632,7 @@ class NativeExecution:
         self._compiling = None
         native = self.engine.instances[self._longs[_INSTANCE]]
         self._longs[_ARGUMENT] = native.publish(self._longs[_ARGUMENT] & 0xFFFFFFFF)
-        return None
+        return Outcome.PAUSED if perf_counter_ns() > end else None
 
     def work(self, steps: Generator[None, None, None], *, later: bool = False) -> Outcome | None:
         """Go on with a bulk operation, in steps, until its time is up; begin in the next slice if *later*."""

@@ -188,11 +188,41 @@ _NAMED: Final = {
 }
 LEAVING: Final = frozenset(("ref.test", "ref.test_null", "ref.cast", "ref.cast_null"))
 """Names of instructions that leave for a rule of another name."""
+_CANONICAL: Final = frozenset(
+    [
+        *("add", "sub", "mul", "div", "min", "max", "sqrt", "ceil", "floor", "trunc", "nearest", "demote", "promote"),
+    ]
+)
 _NANS: Final = {
     row.code: f"nan.{row.operation.shape}"
     for row in INSTRUCTIONS
     if row.operation is not None and row.operation.shape[0] == "f"
 }
+_NAN_SHAPES: Final = {
+    row.code: row.operation.shape
+    for row in INSTRUCTIONS
+    if row.operation is not None
+    and row.operation.family in ("unop", "binop", "cvtop", "vunop", "vbinop")
+    and row.operation.operator.removeprefix("f") in _CANONICAL
+}
+"""Instructions whose results are canonical if they are NaNs, with the shape of the results."""
+_ABSORB: Final = {
+    row.code: row.operation.source or row.operation.shape
+    for row in INSTRUCTIONS
+    if row.operation is not None
+    and (
+        row.code in _NAN_SHAPES
+        or (row.operation.family in ("relop", "vrelop") and row.operation.shape[0] == "f")
+        or (row.operation.family == "cvtop" and row.operation.operator.startswith("trunc_"))
+    )
+}
+"""Instructions in whose results nothing is left of which NaNs their operands are, with the shape of the operands."""
+_ABSORB_TWO: Final = {
+    row.code: _ABSORB[row.code]
+    for row in INSTRUCTIONS
+    if row.code in _ABSORB and row.type is not None and len(row.type[0]) == 2
+}
+_OPERANDS: Final = frozenset(BY_NAME[name].code for name in ("local.get", "f32.const", "f64.const", "v128.const"))
 _EQZ: Final = BY_NAME["i32.eqz"].code
 _RETHROW: Final = BY_NAME["rethrow"].code
 _BR_IF_CODE: Final = BY_NAME["br_if"].code
@@ -409,6 +439,18 @@ class Compiler:
         if found != entries and self.stencils.takes_kept[name, senses, *map(letter, found)]:
             return found
         return entries
+
+    def absorbs(self, index: int) -> bool:
+        """Whether whoever takes the result of operator *index* makes one NaN of all NaNs, or looks at none.
+
+        Then the result needs no check of its own: it is the next operator, or there is only another operand between.
+        """
+        ops, following = self.record.ops, index + 1
+        taker = ops[following] if following < len(ops) else 0
+        shape = _NAN_SHAPES.get(ops[index])
+        if taker in _OPERANDS and following + 1 < len(ops):
+            return shape is not None and _ABSORB_TWO.get(ops[following + 1]) == shape
+        return shape is not None and _ABSORB.get(taker) == shape
 
     def refresh(self, entry: int, kind: str, place: int) -> None:
         """*entry* has been stored to the local at *place*, which the loop keeps in a register.
@@ -637,7 +679,10 @@ class Compiler:
                     second = self.float_operand(second, len(stack) + 1)
                 if len(stack) <= _LAZY and (F in stack or V in stack):
                     self.spill(F)
-                made, nans = stencils.float[op, first, second]
+                if self.absorbs(index):
+                    made, nans = stencils.unchecked[f"{op:x}", first, second]
+                else:
+                    made, nans = stencils.float[op, first, second]
                 if nans:
                     self.nans.append((len(out) + nans[0], op))
                 out += made
@@ -665,7 +710,10 @@ class Compiler:
                     stack.append(R)
                 else:
                     self.spill(F)
-                    made, nans = stencils.float[op, first]
+                    if self.absorbs(index):
+                        made, nans = stencils.unchecked[f"{op:x}", first]
+                    else:
+                        made, nans = stencils.float[op, first]
                     if nans:
                         self.nans.append((len(out) + nans[0], op))
                     out += made

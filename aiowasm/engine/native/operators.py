@@ -393,14 +393,14 @@ def _v128_const(self: Compiler, _op: int, value: bytes, _index: int) -> None:
 
 
 @_handles(c.VECTOR)
-def _vector(self: Compiler, op: int, immediate: Any, _index: int) -> None:
+def _vector(self: Compiler, op: int, immediate: Any, index: int) -> None:
     row = BY_CODE[op]
     if row is None or row.type is None:
         raise InvalidError("illegal opcode")
     params, results = row.type
     name = f"{op:x}" if immediate is None else f"{op:x}.{immediate}"
     if self.kept and (found := _in_registers(self, name, params)) is not None:
-        _compute(self, name, found, results[0], op)
+        _compute(self, name, found, results[0], op, self.absorbs(index))
         return
     entries: list[int] = []
     for word in reversed(params):
@@ -416,7 +416,7 @@ def _vector(self: Compiler, op: int, immediate: Any, _index: int) -> None:
                 place = self.nlocals + len(self.stack) + 2 * number
                 self.out += self.stencils.store[V, place]
                 entries[number] = place
-    _compute(self, name, tuple(entries), results[0], op)
+    _compute(self, name, tuple(entries), results[0], op, self.absorbs(index))
 
 
 def _in_registers(self: Compiler, name: str, params: tuple[str, ...]) -> tuple[int, ...] | None:
@@ -446,13 +446,15 @@ def _in_registers(self: Compiler, name: str, params: tuple[str, ...]) -> tuple[i
     return tuple(entries)
 
 
-def _compute(self: Compiler, name: str, entries: tuple[int, ...], result: str, op: int = 0) -> None:
+def _compute(
+    self: Compiler, name: str, entries: tuple[int, ...], result: str, op: int = 0, absorbed: bool = False
+) -> None:
     """A stencil on popped operands; pushes the result."""
     if result in ("i32", "i64") or all(entry >= C32 for entry in entries):
         self.spill(R)
     if result in ("f32", "f64", "v128"):
         self.spill(F)
-    made, nans = self.stencils.vector[name, *entries]
+    made, nans = (self.stencils.unchecked if absorbed else self.stencils.vector)[name, *entries]
     if nans:
         self.nans.append((len(self.out) + nans[0], op))
     self.out += made

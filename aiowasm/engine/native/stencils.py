@@ -96,6 +96,8 @@ class Stencils:
         self.access = Memo(self._access)
         """With where it branches to if the address is out of bounds."""
         self.vector = Memo(self._vector)
+        self.unchecked = Memo(self._unchecked)
+        """As `vector`, for results of which nothing can tell which NaN they are."""
         self.charge = Memo(self.encoding.charge)
         self.takes_kept = Memo(self._takes_kept)
         self.float = Memo(self._float)
@@ -126,6 +128,9 @@ class Stencils:
 
     def _vector(self, name: str, *entries: int) -> tuple[bytes, tuple[int, ...]]:
         return self._select(name, "", entries, None)
+
+    def _unchecked(self, name: str, *entries: int) -> tuple[bytes, tuple[int, ...]]:
+        return self.encoding.without_check(*self._select(name, "", entries, None))
 
     def _select(
         self, name: str, sense: str, entries: tuple[int, ...], access: Access | None

@@ -53,6 +53,10 @@ class Encoding(ABC):
         """Whether the slot operand in hole *symbol* may be in a register that a loop keeps it in."""
         return False
 
+    def without_check(self, code: bytes, fixups: tuple[int, ...]) -> Patched:
+        """Return code without the check at its end that its result is no NaN, if it can be told apart."""
+        return code, fixups
+
     @abstractmethod
     def charge(self, cost: int) -> bytes:
         """Return code that takes *cost* units of fuel."""

@@ -20,7 +20,7 @@ _SHRINKABLE: Final = frozenset(("HA", "HB", "HC", "HO", "HE"))
 _BRANCHES: Final = frozenset(("TARGET", "NANFIX", "OUTFIX"))
 _LAZY_STUB: Final = struct.Struct("<BIBBBi")  # movl $index,%eax; jmp *lazy(%r13)
 _VEX: Final = 0xC5
-_VEX3: Final = 0xC4
+_ADDITION: Final = "a0.SS"  # f64.add of two slots
 _ESCAPE: Final = 0x0F
 _REGISTER: Final = 0xC0  # in a ModRM byte: an operand is in a register
 _MOVE_UNALIGNED: Final = 0x10
@@ -36,6 +36,17 @@ _TAKE_REGISTERS: Final = frozenset(
 
 12, 13, 16 and 17 move other halves then, and 6E, 7E, C4, C5, D6, D7 and others take general registers.
 """
+_NAN_CHECKS: Final = (
+    bytes.fromhex("660f2ec9 0f8a"),  # ucomisd %xmm1,%xmm1; jp
+    bytes.fromhex("0f2ec9 0f8a"),  # ucomiss %xmm1,%xmm1; jp
+    # movaps %xmm1,%xmm7; cmpunordpd %xmm7,%xmm7; movmskpd %xmm7,%eax; testl %eax,%eax; jne
+    bytes.fromhex("0f28f9 660fc2ff03 660f50c7 85c0 0f85"),
+    bytes.fromhex("0f28f9 0fc2ff03 0f50c7 85c0 0f85"),  # the same for floats of 32 bits
+)
+_MOVE: Final = bytes.fromhex("c5f828")  # vmovaps to xmm0
+_MOVE_NBYTES: Final = 4
+_SOURCE: Final = 0x78  # of a VEX prefix: its source is xmm0, and inverted
+_ARITHMETIC: Final = frozenset((0x58, 0x59, 0x5C, 0x5E))
 _INDEX_AT: Final = 1  # in a stub
 _SUBTRACT: Final = 3  # bytes before the number in `subq $n, %rbp`
 
@@ -52,6 +63,8 @@ class X86(Encoding):
     def __init__(self, code: dict[str, bytes], holes: dict[str, list[Hole]], fixed: frozenset[str]) -> None:
         super().__init__(code, holes, fixed)
         self._shapes: dict[tuple[str, int, Kept], tuple[bytes, list[_Patch], tuple[int, ...]]] = {}
+        self._vex = code[_ADDITION][0] == _VEX
+        """Whether instructions of floats have the VEX encoding: in one blob all of them, in the other none."""
 
     def patch(self, name: str, shrink: bool, values: dict[str, int], kept: Kept = ()) -> Patched:
         """Return a patched copy, and where in it branch displacements are.
@@ -82,8 +95,17 @@ class X86(Encoding):
             return False
         code, holes = bytearray(self.code[name]), [hole for hole in self.holes[name] if hole[2] == symbol]
         return bool(holes) and all(
-            kind == _SIGNED_32 and addend == 0 and _in_slot(code, offset) for offset, kind, _, addend in holes
+            kind == _SIGNED_32 and addend == 0 and _in_slot(code, offset, self._vex)
+            for offset, kind, _, addend in holes
         )
+
+    def without_check(self, code: bytes, fixups: tuple[int, ...]) -> Patched:
+        """Return code without the check at its end that its result is no NaN."""
+        if fixups == (len(code) - 4,):
+            for check in _NAN_CHECKS:
+                if code.endswith(check, 0, -4):
+                    return code[: -4 - len(check)], ()
+        return code, fixups
 
     def _shape(self, name: str, narrow: int, kept: dict[str, int]) -> tuple[bytes, list[_Patch], tuple[int, ...]]:
         code = bytearray(self.code[name])
@@ -95,7 +117,7 @@ class X86(Encoding):
             if symbol in _BRANCHES:
                 targets.append(offset)
             elif symbol in kept:
-                _to_register(code, offset, kept[symbol])
+                _to_register(code, offset, kept[symbol], self._vex)
                 cut += 4
             elif narrow >> number & 1 and (at := _modrm(code, offset, symbol)) >= 0:
                 code[at] -= 0x40  # from a displacement of 32 bits to one of 8
@@ -108,6 +130,9 @@ class X86(Encoding):
                 patches.append((_SIGNED, offset, symbol, addend, None))
             else:
                 patches.append((_WORD, offset, symbol, addend, None))
+        if kept and self._vex and _reads_register(code):
+            patches = [(each[0], each[1] - _MOVE_NBYTES, *each[2:]) for each in patches]
+            targets = [offset - _MOVE_NBYTES for offset in targets]
         return bytes(code), patches, tuple(targets)
 
     def charge(self, cost: int) -> bytes:
@@ -145,19 +170,34 @@ def _modrm(code: bytearray, offset: int, symbol: str) -> int:
     return offset - 1 if code[offset - 1] & 0xC7 == 0x85 else -1
 
 
-def _in_slot(code: bytearray, offset: int) -> bool:
+def _in_slot(code: bytearray, offset: int, vex: bool) -> bool:
     """Whether the displacement at *offset* is that of a slot, in an instruction that would take an xmm register too."""
     modrm = offset - 1
-    if code[modrm] & 0xC7 != 0x85 or code[modrm - 1] not in _TAKE_REGISTERS or code[modrm - 4] == _VEX3:
+    if code[modrm] & 0xC7 != 0x85 or code[modrm - 1] not in _TAKE_REGISTERS:
         return False
-    return code[modrm - 3] == _VEX or code[modrm - 2] == _ESCAPE
+    return code[modrm - 3] == _VEX if vex else code[modrm - 2] == _ESCAPE
 
 
-def _to_register(code: bytearray, offset: int, register: int) -> None:
+def _to_register(code: bytearray, offset: int, register: int, vex: bool) -> None:
     """Replace the slot whose displacement is at *offset* by an xmm register below 8."""
     modrm = offset - 1
-    if code[modrm - 3] == _VEX and code[modrm - 1] == _MOVE_UNALIGNED:
+    if vex and code[modrm - 1] == _MOVE_UNALIGNED:
         code[modrm - 1] = _MOVE_ALIGNED  # all of it, also of a number: depends on nothing else
         code[modrm - 2] &= ~3
     code[modrm] = _REGISTER | code[modrm] & 0x38 | register
     del code[offset : offset + 4]
+
+
+def _reads_register(code: bytearray) -> bool:
+    """Let an addition or the like read its first operand where it is kept, if that was moved to xmm0 before."""
+    move, add = code[:_MOVE_NBYTES], code[_MOVE_NBYTES : 2 * _MOVE_NBYTES]
+    if move[:3] != _MOVE or move[3] & 0xF8 != _REGISTER or add[0] != _VEX or add[1] & _SOURCE != _SOURCE:
+        return False
+    if add[2] not in _ARITHMETIC or add[3] & 0x38 != 0x08 or add[3] == _REGISTER | 0x08:
+        return False
+    after = 2 * _MOVE_NBYTES + (4 if add[3] & 0xC0 == 0x80 else add[3] & 0xC0 == 0x40)
+    if code[after:-4] not in _NAN_CHECKS or add[3] & 0x07 == 0x04:
+        return False
+    code[_MOVE_NBYTES + 1] ^= (move[3] & 7) << 3  # the register's number, inverted
+    del code[:_MOVE_NBYTES]
+    return True

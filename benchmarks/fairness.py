@@ -141,10 +141,10 @@ async def start(data: bytes, engine: str) -> None:
 
 
 async def late_while_starting(engine: str, backend: str, data: bytes) -> None:
-    """Print how late a timer is beside ten guests, with and without a large program that starts."""
+    """Print how late a timer is beside three guests, with and without a large program that starts."""
     module = await Module.from_text(TEXT)
     async with Store(engine=engine, on_cancel="unwind") as store:
-        guests = [await store.instantiate(module) for _ in range(10)]
+        guests = [await store.instantiate(module) for _ in range(3)]
         late: list[list[float]] = [[], []]
         seconds = 0.0
         for lateness, starts in ((late[1], True), (late[0], False)):
@@ -165,7 +165,7 @@ async def late_while_starting(engine: str, backend: str, data: bytes) -> None:
         for what, alone, starting in zip(("p50", "p99", "p99.9"), *figures, strict=True)
     )
     shown += f"  worst {max(late[1]) * 1e3:.1f} ms"
-    print(f"{backend:8} 10 guests, without and with a start of {seconds:.1f} s: {shown}", flush=True)
+    print(f"{backend:8} 3 guests, without and with a start of {seconds:.1f} s: {shown}", flush=True)
 
 
 if __name__ == "__main__":

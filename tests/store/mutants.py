@@ -105,8 +105,8 @@ FAULTS = (
     Fault(
         "two activations run in one group: the lock is open in host calls to everyone",
         "group.py",
-        "        return top.in_host and activation.descends_from(top)\n",
-        "        return top.in_host\n",
+        "        return inside and activation.descends_from(top)\n",
+        "        return inside\n",
         "test_groups.py",
         "(queue_in_order or shadow_stack) and asyncio",
     ),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.store.mutants import FAULTS, Fault, notices
+from tests.store.mutants import FAULTS, ROOT, Fault, notices
+
+STORE = ROOT / "aiowasm" / "store"
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-")[:40])
@@ -14,3 +16,8 @@ def test_a_fault_is_noticed(fault: Fault) -> None:
 
 def test_there_are_enough() -> None:
     assert len({fault.name for fault in FAULTS}) >= 12
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-")[:40])
+def test_a_fault_has_its_place(fault: Fault) -> None:
+    assert (STORE / fault.file).read_text(encoding="utf-8").count(fault.old) == 1

@@ -139,6 +139,7 @@ PROFILES: tuple[Options, ...] = (
     Options(features=WASM_3, shapes=True, heap=False, ninstructions=60, linked=True, traps=0.01),
     Options(features=WASM_2, linked=True, ninstructions=80),
     Options(features=ALL, shapes=True, heap=False, shared=True, linked=True, ninstructions=80),
+    Options(features=WASM_2 | {Feature.RELAXED_SIMD}, shapes=True, numeric=True, bulk=False, traps=0.003, ncalls=5),
 )
 """What a seed generates is chosen by its remainder, so that one range of seeds covers everything."""
 

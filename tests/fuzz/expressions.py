@@ -14,7 +14,7 @@ from aiowasm.syntax.types import EXTERNREF, FUNCREF, I32, I64, AddressType, Func
 from tests.fuzz.emitter import Emitter, LabelTypes, ModuleBuilder, Types, address_type, value_types
 from tests.fuzz.values import bits_of
 
-_NUMTYPES = {str(t): t for t in NumType}
+NUMTYPES = {str(t): t for t in NumType}
 _LANES = {"i8x16": 16, "i16x8": 8, "i32x4": 4, "i64x2": 2, "f32x4": 4, "f64x2": 2}
 _DIVISIONS = ("div_s", "div_u", "rem_s", "rem_u")
 _SEEN: dict[Features, tuple[dict[ValType, list[Instruction]], list[Instruction], list[Instruction]]] = {}
@@ -37,7 +37,7 @@ def _rows(
             elif row.operation.family != "const":
                 results = row.type[1]
                 if len(results) == 1:
-                    single[_NUMTYPES[results[0]]].append(row)
+                    single[NUMTYPES[results[0]]].append(row)
                 else:
                     several.append(row)
         _SEEN[features] = single, several, memory
@@ -163,7 +163,7 @@ class Expressions(Emitter):
         if row.type is None:
             raise RuntimeError(f"{row.name} has no stack type")
         operator = row.name.partition(".")[2]
-        params = [_NUMTYPES[word] for word in row.type[0]]
+        params = [NUMTYPES[word] for word in row.type[0]]
         if operator in _DIVISIONS and not self.risky():
             self.exprs(tuple(params), depth)
             self.const(params[0], 3)
@@ -236,7 +236,7 @@ class Expressions(Emitter):
         log2 = int(row.immediates[0].partition(":")[2])
         atomic = row.operation.family.startswith("atomic")
         self.address(memidx, depth, 0xFFF & -(1 << log2) if atomic else 0xFFF)
-        self.exprs(tuple(_NUMTYPES[word] for word in row.type[0][1:]), depth)
+        self.exprs(tuple(NUMTYPES[word] for word in row.type[0][1:]), depth)
         immediates: list[object] = [self.memarg(memidx, log2, atomic)]
         if "lane" in row.immediates:
             immediates.append(self.rng.randrange(16 >> log2))
@@ -244,7 +244,7 @@ class Expressions(Emitter):
 
     def load(self, valtype: ValType, depth: int) -> None:
         """Something from memory."""
-        rows = [row for row in self.accesses if row.type and row.type[1] and _NUMTYPES[row.type[1][0]] is valtype]
+        rows = [row for row in self.accesses if row.type and row.type[1] and NUMTYPES[row.type[1][0]] is valtype]
         self.access(self.rng.choice(rows), depth)
 
     def memory_size(self, valtype: ValType, _depth: int) -> None:
@@ -365,13 +365,13 @@ class Expressions(Emitter):
             row = self.rng.choice(self.single[self.rng.choice([t for t in self.valtypes if isinstance(t, NumType)])])
             if row.type is None:
                 continue
-            params = [_NUMTYPES[word] for word in row.type[0]]
+            params = [NUMTYPES[word] for word in row.type[0]]
             top = known[-len(params) :]
             if params[len(params) - len(top) :] != top:
                 continue
             del known[len(known) - len(top) :]
             self.op(row.name, *self.lane_immediates(row))
-            known += [_NUMTYPES[word] for word in row.type[1]]
+            known += [NUMTYPES[word] for word in row.type[1]]
         if self.rng.random() < 0.3:
             self.op("block", None)
             self.op("br", 0)

@@ -65,6 +65,8 @@ class Options:
     """Whether to generate what is of unusual shape: `tests.fuzz.shapes`."""
     heap: bool = True
     """Whether garbage collection means structures and arrays too, which the native engine lacks."""
+    numeric: bool = False
+    """Whether nearly all code, with shapes, is loops over floats."""
     linked: bool = False
     """Whether the program is two modules, of which one imports the other's entities and functions of the host."""
     shared: bool = False
@@ -335,6 +337,8 @@ def _emitter(module: ModuleBuilder, rng: Random, functype: FuncType, options: Op
     kind = Shapes if options.shapes else Structures
     code = kind(module, rng, functype, options.ninstructions, options.traps, options.bulk)
     code.heap = options.heap
+    if options.numeric and isinstance(code, Shapes):
+        code.numeric_weight = 100
     return code
 
 

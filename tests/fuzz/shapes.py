@@ -8,18 +8,21 @@ from collections.abc import Callable
 from aiowasm.features import Feature
 from aiowasm.syntax.types import EXNREF, I32, I64, AbsHeapType, NumType, RefType, ValType
 from tests.fuzz.emitter import LabelTypes, Types
-from tests.fuzz.structures import Structures
+from tests.fuzz.numeric import NumericLoops
 
 _DEPTHS = (17, 30, 46, 47, 48, 49, 50, 70, 110)
 
 
-class Shapes(Structures):
+class Shapes(NumericLoops):
     """All that there is to generate."""
+
+    numeric_weight = 3
+    """How likely a loop over floats is."""
 
     def statements(self) -> list[Callable[[int], None]]:
         """What may be written."""
         made = super().statements()
-        made += [self.deep_stack, self.table_of_heights]
+        made += [self.deep_stack, self.table_of_heights, *([self.numeric_loop] * self.numeric_weight)]
         if self.has(Feature.MULTI_VALUE):
             made += [self.kept_params] * 3
         if self.has(Feature.THREADS) and (self.module.mems[0].shared or self.risky()):

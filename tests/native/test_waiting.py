@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import random
 
+import anyio
+import anyio.lowlevel
 import pytest
 
+from aiowasm import HostModule, Module, Store, i32
 from aiowasm.engine.base import Outcome
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.heap import ExnInst, Heap
@@ -210,3 +213,44 @@ def test_caught_exceptions_go_along(native: Native, few: int) -> None:
         execution.deliver(())
         assert finish(execution) is Outcome.RETURNED
         assert execution.results == (100 + executions.index(execution),)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_calls_of_exports_wait_and_go_on(few: int, native: Native, anyio_backend: str) -> None:
+    del native  # skips where there is no machine code
+    module = await Module.from_text(
+        """(module (import "env" "wait" (func $wait (param i32) (result i32)))
+          (func $deep (param i32 i32) (result i32)
+            (if (result i32) (local.get 0)
+              (then (i32.add (call $deep (i32.sub (local.get 0) (i32.const 1)) (local.get 1)) (local.get 0)))
+              (else (call $wait (local.get 1)))))
+          (func (export "run") (param i32 i32) (result i32)
+            (i32.mul (call $deep (local.get 0) (local.get 1)) (call $wait (local.get 1)))))"""
+    )
+    env = HostModule("env")
+    waiting = 0
+    free = anyio.Event()
+
+    @env.function
+    async def wait(value: i32) -> i32:
+        nonlocal waiting
+        waiting += 1
+        await free.wait()
+        await anyio.lowlevel.checkpoint()
+        return value
+
+    results: dict[int, int] = {}
+    async with Store(engine="native") as store:
+        guests = [await store.instantiate(module, imports={"env": env}) for _ in range(50)]
+
+        async def run(number: int) -> None:
+            results[number] = await guests[number].exports.run(number, number + 7)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(50):
+                tasks.start_soon(run, number)
+            while waiting < 50:
+                await anyio.lowlevel.checkpoint()
+            free.set()
+    assert results == {n: (n * (n + 1) // 2 + n + 7) * (n + 7) for n in range(50)}

@@ -11,6 +11,7 @@ hostile.
 from __future__ import annotations
 
 import struct
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Set
 from typing import TYPE_CHECKING, Any, Final
@@ -223,6 +224,7 @@ _ABSORB_TWO: Final = {
     if row.code in _ABSORB and row.type is not None and len(row.type[0]) == 2
 }
 _OPERANDS: Final = frozenset(BY_NAME[name].code for name in ("local.get", "f32.const", "f64.const", "v128.const"))
+_TWO_LOCALS: Final = array("H", [BY_NAME["local.get"].code] * 2)
 _EQZ: Final = BY_NAME["i32.eqz"].code
 _RETHROW: Final = BY_NAME["rethrow"].code
 _BR_IF_CODE: Final = BY_NAME["br_if"].code
@@ -629,9 +631,9 @@ class Compiler:
                         self.refresh(entry, "S", local)
                         entry = local
                     if kind == TEE:
-                        stack.append(entry)
+                        stack.append(local if entry < 0 and self.is_pushed_upon(index) else entry)
                 else:
-                    self.set_local(immediates[index], kind == TEE)
+                    self.set_local(immediates[index], kind == TEE, index)
             elif kind == LOAD:
                 self.load(op, immediates[index], index)
             elif kind in (COMPARE2, COMPARE1):
@@ -762,7 +764,11 @@ class Compiler:
         self.stack.append(R)
         self.out += self.stencils.fragment["imm64R", "HQ", value - (1 << 64) if value >> 63 else value]
 
-    def set_local(self, local: int, tee: bool) -> None:
+    def is_pushed_upon(self, index: int) -> bool:
+        """Whether two operands follow operator *index*: what it leaves in a register would have to make room."""
+        return self.record.ops[index + 1 : index + 3] == _TWO_LOCALS
+
+    def set_local(self, local: int, tee: bool, index: int) -> None:
         """local.set and local.tee where some locals are v128."""
         stack, store, place = self.stack, self.stencils.store, self.places[local]
         if self.record.locals[local] is not _V128:
@@ -774,7 +780,7 @@ class Compiler:
                 self.refresh(entry, "S", place)
                 entry = place
             if tee:
-                stack.append(entry)
+                stack.append(place if entry < 0 and self.is_pushed_upon(index) else entry)
             return
         entry = self.pop_vector()
         self.save_aliases(place)
@@ -785,6 +791,8 @@ class Compiler:
             self.out += self.stencils.fragment["movV", "HA", slot(place), "HB", slot(entry)]
         if place in self.kept:
             self.refresh(entry, "V", place)
+            entry = place
+        if entry == V and tee and self.is_pushed_upon(index):
             entry = place
         if tee:
             stack.extend((V, PAD) if entry == V else (entry, entry + 1))

@@ -87,6 +87,11 @@ class X86(Target):
     def canonical_lanes(self, t: str, lane: str, value: str, result: str) -> str:
         """The same for a vector of LLVM type *t* with lanes f32 or f64."""
         letter = "d" if lane == "f64" else "s"
+        if self.fma:
+            return (
+                f'{result} = call {t} asm sideeffect "vcmpunordp{letter} $0, $0, %xmm7; vtestp{letter} %xmm7, %xmm7; '
+                f'jne NANFIX", "={{xmm1}},0,~{{xmm0}},~{{xmm7}},~{{flags}}"({t} {value})\n'
+            )
         return (
             f'{result} = call {t} asm sideeffect "movaps $0, %xmm7; cmpunordp{letter} %xmm7, %xmm7; '
             f'movmskp{letter} %xmm7, %eax; testl %eax, %eax; jne NANFIX", '

@@ -39,6 +39,8 @@ _TAKE_REGISTERS: Final = frozenset(
 _NAN_CHECKS: Final = (
     bytes.fromhex("660f2ec9 0f8a"),  # ucomisd %xmm1,%xmm1; jp
     bytes.fromhex("0f2ec9 0f8a"),  # ucomiss %xmm1,%xmm1; jp
+    bytes.fromhex("c5f1c2f903 c4e2790fff 0f85"),  # vcmpunordpd %xmm1,%xmm1,%xmm7; vtestpd %xmm7,%xmm7; jne
+    bytes.fromhex("c5f0c2f903 c4e2790eff 0f85"),  # the same for floats of 32 bits
     # movaps %xmm1,%xmm7; cmpunordpd %xmm7,%xmm7; movmskpd %xmm7,%eax; testl %eax,%eax; jne
     bytes.fromhex("0f28f9 660fc2ff03 660f50c7 85c0 0f85"),
     bytes.fromhex("0f28f9 0fc2ff03 0f50c7 85c0 0f85"),  # the same for floats of 32 bits

@@ -15,6 +15,7 @@ from aiowasm.engine.func import FuncInst
 from aiowasm.engine.heap import Heap
 from aiowasm.engine.instance import ModuleInst
 from aiowasm.engine.instantiate import Bounds, instantiate
+from aiowasm.engine.memory import MemInst
 from aiowasm.features import ALL
 from aiowasm.syntax.floats import bits_from_f64, f64_from_bits
 from aiowasm.syntax.matching import close_rectype
@@ -35,7 +36,8 @@ class Ours:
         name: For messages.
         engine: Makes an engine.
         slice_fuel: What every slice is given, None: anything; no choice of it may change anything.
-        hosts: How host functions answer: inside ("call"), with a pause ("pause"), or as an outcome ("leave").
+        hosts: How host functions answer: inside ("call"), with a pause ("pause"), or as an outcome ("leave"), as growth
+            does then.
         limit: The fuel limit of each call.
         call_depth: How many frames a call may have.
         stack_slots: How many slots their values may take.
@@ -86,7 +88,11 @@ class Ours:
     def _instance(self, binary: bytes, engine: Engine, spaces: dict[str, dict[str, Any]], heap: Heap) -> ModuleInst:
         validated = validate_module(decode(binary, ALL), ALL)
         imports = [spaces[each.module][each.name] for each in validated.module.imports]
-        return instantiate(validated, imports, engine, bounds=Bounds(heap, memory_nbytes=MAX_MEMORY_NBYTES))
+        instance = instantiate(validated, imports, engine, bounds=Bounds(heap, memory_nbytes=MAX_MEMORY_NBYTES))
+        if self.hosts == "leave":
+            for entity in (*instance.mems, *instance.tables):
+                entity.asks = True
+        return instance
 
     def _host(self, name: str) -> FuncInst:
         host = HOSTS[name]
@@ -127,6 +133,10 @@ class Ours:
                 execution.deliver((2,))  # nobody will notify
             elif outcome is Outcome.HOST_CALL and execution.host is not None:
                 execution.deliver(self._answer(execution.host.name, execution.arguments))
+            elif outcome is Outcome.GROW:
+                entity, delta, init = execution.arguments
+                previous = entity.grow(delta) if isinstance(entity, MemInst) else entity.grow(delta, init)
+                execution.deliver((previous,))
             elif outcome is not Outcome.PAUSED:
                 break
         fuel = execution.consumed

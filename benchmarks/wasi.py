@@ -1,6 +1,6 @@
 """WASI beside wasmtime-py, in one process: piping and hashing a large file, creating and listing many files.
 
-    python benchmarks/wasi.py [--engine auto|native|interpreter] [--megabytes N] [--files N]
+    python benchmarks/wasi.py [--engine auto|native|interpreter] [--megabytes N] [--files N] [WHAT ...]
 
 Prints the times, their ratio, and what cancelling costs: the longest time from the cancellation of a scope to the end
 of a guest that reads, sleeps or writes. Programs are C, compiled with ziglang; both runtimes run the same bytes,
@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -23,6 +22,8 @@ import wasmtime
 
 from aiowasm import Module, Store
 from aiowasm.host.wasi import HostDir, Wasi
+
+WHAT = ("cat", "files", "hash", "sha256", "wait")
 
 CAT = r"""
 #include <stdio.h>
@@ -49,6 +50,62 @@ int main(void) {
     while ((n = read(fd, block, sizeof block)) > 0)
         for (ssize_t i = 0; i < n / 8; i++) hash = (hash ^ block[i]) * 1099511628211u;
     printf("%016llx\n", (unsigned long long)hash);
+}
+"""
+
+SHA256 = r"""
+#include <stdint.h>
+#include <stdio.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+#define ROTR(x, n) ((x) >> (n) | (x) << (32 - (n)))
+static const uint32_t K[64] = {
+    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+    0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+    0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+    0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+    0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+static uint32_t state[8] = {
+    0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+static void compress(const uint8_t *p) {
+    uint32_t w[64], s[8];
+    for (int i = 0; i < 16; i++) {
+        uint32_t word;
+        memcpy(&word, p + 4 * i, 4);
+        w[i] = __builtin_bswap32(word);
+    }
+    for (int i = 16; i < 64; i++) {
+        uint32_t a = w[i - 15], b = w[i - 2];
+        w[i] = w[i - 16] + (ROTR(a, 7) ^ ROTR(a, 18) ^ a >> 3) + w[i - 7] + (ROTR(b, 17) ^ ROTR(b, 19) ^ b >> 10);
+    }
+    memcpy(s, state, sizeof s);
+    for (int i = 0; i < 64; i++) {
+        uint32_t t1 = s[7] + K[i] + w[i];
+        t1 += (ROTR(s[4], 6) ^ ROTR(s[4], 11) ^ ROTR(s[4], 25)) + (s[6] ^ (s[4] & (s[5] ^ s[6])));
+        uint32_t t2 = (ROTR(s[0], 2) ^ ROTR(s[0], 13) ^ ROTR(s[0], 22)) + ((s[0] & s[1]) | (s[2] & (s[0] | s[1])));
+        s[7] = s[6]; s[6] = s[5]; s[5] = s[4]; s[4] = s[3] + t1; s[3] = s[2]; s[2] = s[1]; s[1] = s[0]; s[0] = t1 + t2;
+    }
+    for (int i = 0; i < 8; i++) state[i] += s[i];
+}
+static uint8_t block[65536];
+int main(void) {
+    uint64_t total = 0;
+    ssize_t n;
+    int fd = open("/input", O_RDONLY);
+    while ((n = read(fd, block, sizeof block)) > 0) {
+        for (ssize_t i = 0; i + 64 <= n; i += 64) compress(block + i);
+        total += n;
+    }
+    memset(block, 0, 64);
+    block[0] = 0x80;
+    for (int i = 0; i < 8; i++) block[63 - i] = total * 8 >> 8 * i;
+    compress(block);  /* the file is made of whole blocks */
+    for (int i = 0; i < 8; i++) printf("%08x", state[i]);
+    printf("\n");
 }
 """
 
@@ -179,27 +236,24 @@ async def main(options: argparse.Namespace) -> None:
         folder = Path(name)
         root = folder / "root"
         root.mkdir()
-        build_one: Callable[[str, str], bytes] = lambda source, title: build(source, folder, title)  # noqa: E731
         chunk = os.urandom(1 << 20)
         with (root / "input").open("wb") as file:
             for _ in range(options.megabytes):
                 file.write(chunk)
         print(f"{'':32} {'aiowasm':>11} {'wasmtime':>11} {'ratio':>7}")
-        cat, hashing = build_one(CAT, "cat"), build_one(HASH, "hash")
-        files, wait = build_one(FILES, "files"), build_one(WAIT, "wait")
         mb = options.megabytes
-        await compare(f"cat {mb} MB, 64 KiB blocks", options.engine, cat, ["cat"], root, options.repeats)
-        await compare(
-            f"create and list {options.files} files",
-            options.engine,
-            files,
-            ["files", str(options.files)],
-            root,
-            options.repeats,
-        )
-        if not options.no_hash:
-            await compare(f"hash {mb} MB", options.engine, hashing, ["hash"], root, 1)
-        await cancel(options.engine, wait)
+        sized = str(options.files)
+        for what, source, title, args in (
+            ("cat", CAT, f"cat {mb} MB, 64 KiB blocks", []),
+            ("files", FILES, f"create and list {sized} files", [sized]),
+            ("hash", HASH, f"hash {mb} MB, words of FNV-1a", []),
+            ("sha256", SHA256, f"hash {mb} MB, SHA-256", []),
+        ):
+            if what in options.what:
+                program = build(source, folder, what)
+                await compare(title, options.engine, program, [what, *args], root, options.repeats)
+        if "wait" in options.what:
+            await cancel(options.engine, build(WAIT, folder, "wait"))
 
 
 if __name__ == "__main__":
@@ -208,7 +262,7 @@ if __name__ == "__main__":
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--no-hash", action="store_true", help="leave out what is mostly computing")
+    parser.add_argument("what", nargs="*", default=WHAT, metavar="WHAT", help=f"{', '.join(WHAT)}; all by default")
     parser.add_argument("--backend", default="asyncio", choices=["asyncio", "trio"])
     arguments = parser.parse_args()
     anyio.run(main, arguments, backend=arguments.backend)

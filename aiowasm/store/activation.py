@@ -143,6 +143,11 @@ class Activation(Turn):
         """Whether it waits for a host function: calls that may wait themselves can be nested in it now."""
         return self.in_host and self.state is not State.RUNNING
 
+    @property
+    def awaits_nested(self) -> bool:
+        """Whether its host function is done, and calls that are nested in it are not."""
+        return self.ended is not None and not self.in_host and bool(self.children)
+
     def over(self) -> None:
         """Tell the call that this one is nested in that it holds nothing any more.
 

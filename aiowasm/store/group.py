@@ -61,6 +61,8 @@ class Group:
         top = self.stack[-1]
         # In a `def` host function only calls that end before it does have a place: no others above code that runs.
         inside = top.in_host if activation.sync_fuel is not None else top.awaits_host
+        # It may wait for nested calls that gave the group away, and those for calls nested in them.
+        inside = inside or top.awaits_nested
         return inside and activation.descends_from(top)
 
     def try_enter(self, activation: Activation) -> bool:

@@ -161,6 +161,8 @@ class Scenario:
     def check(self, caller: Caller[Any]) -> None:
         """The activation that called is on top of its group's stack: nobody else runs there."""
         activation = caller._activation
+        if activation.parked is not None:  # it has given the group away
+            return
         stack = activation.instance.group.stack
         if not stack or stack[-1] is not activation:
             raise FoundError(f"two activations run in one group: {activation} and {stack}")
@@ -220,7 +222,9 @@ class Scenario:
         if linked:
             guest = await self.store.instantiate(self.linked, name=name, imports={"other": self.pick()})
         else:
-            guest = await self.store.instantiate(self.module, name=name, imports={"env": self.env})
+            guest = await self.store.instantiate(
+                self.module, name=name, imports={"env": self.env}, interleave=self.random.random() < 0.2
+            )
         self.guests.append(guest)
 
     async def act(self) -> None:

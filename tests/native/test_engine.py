@@ -35,9 +35,11 @@ LOOP = """
 
 
 def test_pauses_change_nothing(native: Native) -> None:
-    whole = start(native, export(load(native, LOOP), "sum"), 100)
+    instance = load(native, LOOP)
+    whole = start(native, export(instance, "sum"), 100)
     assert finish(whole) is Outcome.RETURNED
-    execution = start(native, export(load(native, LOOP), "sum"), 100)
+    # Now it is compiled: compiling may pause too.
+    execution = start(native, export(instance, "sum"), 100)
     points = [0]
     while execution.resume(37) is Outcome.PAUSED:
         points.append(execution.consumed)
@@ -347,6 +349,47 @@ def test_growth_is_paid_for_before_it_happens(native: Native, name: str, base: i
             seen.append((outcome, execution.consumed, instance.mems[0].size, len(instance.tables[0].elements)))
             assert (outcome is Outcome.RETURNED) == (limit == base + unit)
         assert seen[0] == seen[1]
+
+
+LARGE = """(module (memory 1)
+  (func (export "f") (param i32 i32) (result i32)
+    (drop (i32.load (local.get 1)))
+    (block (br_if 0 (local.get 1))
+      (loop BODY (br_if 0 (i32.lt_s (local.get 0) (i32.const 0)))))
+    (local.get 0)))"""
+
+
+def test_branches_across_a_megabyte_of_code(native: Native) -> None:
+    step = "(local.set 0 (i32.add (local.get 0) (i32.const 1234567)))"
+    instance = load(native, LARGE.replace("BODY", step * 60_000))
+    first = (1234567 * 60_000) % (1 << 32)
+    assert first < 1 << 31
+    assert call(native, instance, "f", 0, 0) == (first,)
+    assert call(native, instance, "f", 5, 1) == (5,)
+    last = 1 << 31
+    while last >> 31:
+        last = (last + first) % (1 << 32)
+    assert call(native, instance, "f", 1 << 31, 0) == (last,)
+    with pytest.raises(Trap) as caught:
+        call(native, instance, "f", 0, 65_533)
+    assert caught.value.code is TrapCode.MEMORY_OUT_OF_BOUNDS
+    (frame,) = caught.value.frames
+    assert frame.offset < 1000
+
+
+def test_locals_far_from_the_frame_pointer(native: Native) -> None:
+    count = 9001
+    text = f"""(module
+      (func $callee (param i64 v128) (result i64 v128) (local.get 0) (local.get 1))
+      (func (export "f") (param i64) (result i64 i64 i32) (local {"i64 " * (count - 1)} v128 i32)
+        (local.set {count - 1} (i64.add (local.get 0) (i64.const 1)))
+        (local.set {count} (i64x2.splat (local.get {count - 1})))
+        (local.set {count + 1} (i32.const 77))
+        (call $callee (i64.mul (local.get {count - 1}) (i64.const 3)) (local.get {count}))
+        (i64x2.extract_lane 1)
+        (local.get {count + 1})))"""
+    instance = load(native, text)
+    assert call(native, instance, "f", 4) == (15, 5, 77)
 
 
 def test_traps_name_the_place(native: Native) -> None:

@@ -13,9 +13,10 @@ from bisect import bisect_right, insort
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-__all__ = ("Arena", "CodeSpace", "address_of", "find", "generation")
+__all__ = ("Arena", "CodeSpace", "address_of", "find", "generation", "publish", "use_flush")
 
 _ALIGN: Final = 16
+_flush: Final[list[Any]] = []
 _GRANULE: Final = 1 << 16
 
 
@@ -24,6 +25,24 @@ def address_of(buffer: Any) -> int:
     if not len(buffer):
         return 0
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
+
+def use_flush(address: int) -> None:
+    """Call the routine at *address*, void flush(start, end), for all code added from now on.
+
+    Processors need it whose caches of instructions do not see what is written.
+    """
+    _flush[:] = [ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(address)]
+
+
+def publish(address: int) -> None:
+    """Let machine code in other threads see what was written before, as soon as it sees what is written from now on.
+
+    Args:
+        address: Of something that was written.
+    """
+    if _flush:
+        _flush[0](address, address + 1)
 
 
 class _View(ctypes.Structure):
@@ -80,6 +99,8 @@ class Arena:
         """Add *code*; `find` returns *owner* for addresses in it."""
         at = self._used
         self._writable[at : at + len(code)] = code
+        if _flush:
+            _flush[0](self.base + at, self.base + at + len(code))
         self._used = at + len(code) + _ALIGN - 1 & -_ALIGN
         self.starts.append(self.base + at)
         self.owners.append(owner)

@@ -16,6 +16,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Generator, Set
 from typing import TYPE_CHECKING, Any, Final
 
+from aiowasm.engine.native.encoding import ReachError
 from aiowasm.engine.native.layout import Instance
 from aiowasm.engine.native.rules import RULES, Site
 from aiowasm.engine.native.stencils import C32, C64, CF, KEPT, PAD, F, R, Stencils, V, slot
@@ -968,5 +969,10 @@ def compile_function(
     Raises:
         LimitError: If the code would be unreasonably large.
     """
-    compiler = Compiler(validated, record, layout, stencils, sites, marks)
-    return compiler.run()
+    try:
+        compiled = yield from Compiler(validated, record, layout, stencils, sites, marks).run()
+    except ReachError:
+        if marks is not None:
+            marks.clear()
+        compiled = yield from Compiler(validated, record, layout, stencils.far, sites, marks).run()
+    return compiled

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary, ref
 
 from aiowasm.engine.func import FuncInst
-from aiowasm.engine.native.code import CodeSpace, generation
+from aiowasm.engine.native.code import CodeSpace, generation, use_flush
 from aiowasm.engine.native.crossing import Crossing, NativeBerth, NativeGuard, direct
 from aiowasm.engine.native.entities import NativeGlobal, NativeMemory, NativeTable
 from aiowasm.engine.native.execution import NativeExecution
@@ -39,8 +39,6 @@ _EMPTY_MEMORY = (ctypes.c_uint64 * 2)()
 _RETURNS_MAX: Final = 100_000
 _CANONICAL_NAN64: Final = 0x7FF8_0000_0000_0000
 _CANONICAL_NAN32: Final = 0x7FC0_0000
-_MXCSR: Final = 0x1F80
-"""Round to nearest, no traps, no flushing of subnormals: what the standard asks for, whatever the process has set."""
 
 
 class _Runtime:
@@ -50,6 +48,9 @@ class _Runtime:
         self.stencils = stencils
         space = CodeSpace()
         self.space = space
+        if "rt_flush" in stencils:
+            # The system itself flushes pages that are executed for the first time.
+            use_flush(space.put(stencils.raw("rt_flush")))
         names = ["rt_resume", "rt_switch", "rt_entry", "rt_land", "rt_cross"]
         names += [f"rt_{name}" for name in Activation.ROUTINE_NAMES if f"rt_{name}" not in names]
         names += [f"rt_trap{number}" for number in range(len(Activation.TRAPS))]
@@ -66,7 +67,8 @@ class _Runtime:
         block = bytearray(Activation.NBYTES)
         struct.pack_into("<Q", block, Activation.POOL, self.pool)
         struct.pack_into("<Q", block, Activation.CROSSED, self.crossed)
-        struct.pack_into("<QII", block, Activation.NAN64, _CANONICAL_NAN64, _CANONICAL_NAN32, _MXCSR)
+        control = stencils.encoding.control
+        struct.pack_into("<QII", block, Activation.NAN64, _CANONICAL_NAN64, _CANONICAL_NAN32, control)
         for name in Activation.ROUTINE_NAMES:
             struct.pack_into("<Q", block, Activation.routine(name), self.routines[f"rt_{name}"])
         for number, code in enumerate(Activation.TRAPS):
@@ -288,6 +290,7 @@ class Native:
         """Make the activation block of *stack* ready for a new execution."""
         if not stack.prepared:
             ctypes.memmove(stack.activation, self._runtime.block, Activation.NBYTES)
+            stack.longs[Activation.STACK // 8] = stack.reserve
             stack.prepared = True
 
     def berth(self, slots: int, depth: int) -> NativeBerth:

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterable
 from typing import Any, Final
 
+from aiowasm.engine.native.code import publish
 from aiowasm.engine.native.layout import Handler
 
 __all__ = ("Clause", "Handlers")
@@ -59,6 +60,7 @@ class Handlers:
             return
         if self._table is None:
             self._table = (ctypes.c_uint64 * Handler.BUCKETS)()
+            publish(ctypes.addressof(self._table))
             self._cell[0] = ctypes.addressof(self._table)
         bucket = address & Handler.BUCKETS - 1
         record = (ctypes.c_uint64 * (nbytes // 8))()
@@ -67,4 +69,5 @@ class Handlers:
             _CLAUSE(record, Handler.CLAUSES + Handler.CLAUSE_NBYTES * number, *clause)
         self._nbytes += nbytes
         self._known[address] = record
+        publish(ctypes.addressof(record))
         self._table[bucket] = ctypes.addressof(record)

@@ -55,11 +55,14 @@ class Activation:
     TARGET_FRAME: Final = 104
     NAN64: Final = 112
     NAN32: Final = 120
-    MXCSR: Final = 124
-    HOST_MXCSR: Final = 128
+    CONTROL: Final = 124
+    """Of floating point: what the register is in guests."""
+    HOST_CONTROL: Final = 128
     CROSSED: Final = 136
     """The address in `rt_cross` behind its call: what a callee sees that was entered from another instance."""
-    ROUTINES: Final = 144
+    STACK: Final = 144
+    """Where signals find the stack pointer, if return addresses have one of their own (AArch64)."""
+    ROUTINES: Final = 152
     """Pointers to the runtime's routines, in the order of `ROUTINES` below; then one for each trap."""
 
     BIAS: Final = 128

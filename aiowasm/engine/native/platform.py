@@ -30,7 +30,9 @@ def _flags() -> frozenset[str]:
     return frozenset()
 
 
-def _level() -> str | None:
+def _level(machine: str) -> str | None:
+    if machine == "aarch64":
+        return machine
     flags = _flags()
     if flags >= _V3 and "abm" in flags | {"lzcnt"} & flags:
         return "x86-64-v3"
@@ -43,9 +45,10 @@ def _blob() -> Path | str:
         return f"the native engine needs CPython, not {sys.implementation.name}"
     if sys.platform != "linux":
         return f"the native engine does not run on {sys.platform} yet"
-    if platform.machine() != "x86_64" or sys.maxsize < 1 << 32:
-        return f"the native engine does not run on {platform.machine()} yet"
-    level = _level()
+    machine = platform.machine()
+    if machine not in ("x86_64", "aarch64") or sys.maxsize < 1 << 32:
+        return f"the native engine does not run on {machine} yet"
+    level = _level(machine)
     if level is None:
         return "the processor is older than x86-64-v2"
     path = Path(__file__).with_name(f"{level}.stencils")

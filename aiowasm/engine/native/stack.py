@@ -56,7 +56,19 @@ class Contents(NamedTuple):
 class GuestStack:
     """Memory for one activation: `activation` is the address of its block, `values` of slot 0, `top` of its end."""
 
-    __slots__ = ("_mapping", "activation", "depth", "longs", "nbytes", "prepared", "slots", "top", "values", "view")
+    __slots__ = (
+        "_mapping",
+        "activation",
+        "depth",
+        "longs",
+        "nbytes",
+        "prepared",
+        "reserve",
+        "slots",
+        "top",
+        "values",
+        "view",
+    )
 
     def __init__(self, slots: int, depth: int) -> None:
         used = Activation.NBYTES + slots * _SLOT_NBYTES + _RESERVE_NBYTES + depth * _FRAME_NBYTES
@@ -76,6 +88,8 @@ class GuestStack:
         self.activation = base + _PAGE
         self.values = self.activation + Activation.NBYTES
         self.top = base + nbytes - _PAGE
+        self.reserve = self.values + slots * _SLOT_NBYTES + _RESERVE_NBYTES & ~15
+        """The end of the room for signal frames."""
         usable = nbytes - 2 * _PAGE
         self.longs = (ctypes.c_int64 * (usable // 8)).from_buffer(self._mapping, _PAGE)
         """All of it but the guards, as 64-bit numbers; index 0 is the start of the activation block."""

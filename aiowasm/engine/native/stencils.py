@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,7 +74,8 @@ Access = tuple[str, int, int, int]
 class Stencils:
     """A blob: `labels` are offsets in certain stencils, `pool` the constants that code refers to."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, far: bool = False) -> None:
+        self._path = path
         data = path.read_bytes()
         (length,) = struct.unpack_from("<I", data)
         header = json.loads(data[4 : 4 + length])
@@ -86,6 +88,7 @@ class Stencils:
             code[name] = body[start : start + nbytes]
             holes[name] = found
         self.encoding = ENCODINGS[header["machine"]](code, holes, frozenset(header["fixed"]))
+        self.encoding.far = far
         self._names = code.keys()
         self.patch = self.encoding.patch
         """Of name, whether the length may change, values by the name of the hole: code, and the fixups in it."""
@@ -106,9 +109,14 @@ class Stencils:
     def __contains__(self, name: str) -> bool:
         return name in self._names
 
+    @cached_property
+    def far(self) -> Stencils:
+        """The same with branches that reach farther, for large functions."""
+        return Stencils(self._path, far=True)
+
     def raw(self, name: str) -> bytes:
         """Return the bytes of a routine, which has no holes."""
-        if self.encoding.holes[name]:
+        if any(symbol for _, _, symbol, _ in self.encoding.holes[name]):
             raise RuntimeError(f"{name} has holes")
         return self.encoding.code[name]
 

@@ -1,4 +1,4 @@
-"""Cuts functions and their relocations out of an x86-64 ELF object; knows nothing of what they are for."""
+"""Cuts functions and their relocations out of an ELF object; knows nothing of what they are for."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class _Section(NamedTuple):
 
 
 def _in_section(
-    data: bytes, section: _Section, index: int, addend: int, constants: dict[str, bytes]
+    data: bytes, section: _Section, index: int, addend: int, ends: tuple[int, ...], constants: dict[str, bytes]
 ) -> tuple[str, int]:
     """Name a constant that is given by its place in a section; returns the name and the addend that is left."""
     size = section.entsize
-    for left in (-4, -5) if size else (-4,):  # an immediate of one byte may follow the displacement
+    for left in ends if size else ends[:1]:
         place = addend - left
         # Without a size these are bytes and halfwords that one instruction spreads over a vector.
         if size and place % size:
@@ -60,8 +60,15 @@ def _in_section(
     raise RuntimeError("a constant in an odd place")
 
 
-def read_object(data: bytes) -> tuple[dict[str, Function], dict[str, tuple[str, int]], dict[str, bytes]]:
-    """Return functions, labels (name -> function and offset in it), and constants by symbol."""
+def read_object(
+    data: bytes, ends: tuple[int, ...]
+) -> tuple[dict[str, Function], dict[str, tuple[str, int]], dict[str, bytes]]:
+    """Return functions, labels (name -> function and offset in it), and constants by symbol.
+
+    Args:
+        data: The object file.
+        ends: What the addend of a constant's address may be, beside its place.
+    """
     (start,) = struct.unpack_from("<Q", data, 0x28)
     (count,) = struct.unpack_from("<H", data, 0x3C)
     sections = [_Section(*struct.unpack_from("<IIQQQQIIQQ", data, start + 64 * i)) for i in range(count)]
@@ -92,7 +99,7 @@ def read_object(data: bytes) -> tuple[dict[str, Function], dict[str, tuple[str, 
                     target = symbols[kind >> 32]
                     referred, left = name(target[0]), addend
                     if target[1] & 15 == _SECTION:
-                        referred, left = _in_section(data, sections[target[3]], target[3], addend, constants)
+                        referred, left = _in_section(data, sections[target[3]], target[3], addend, ends, constants)
                     found.append(Relocation(offset - value, kind & 0xFFFFFFFF, referred, left))
             functions[name(label)] = Function(data[at : at + size], sorted(found))
             spans.append((index, value, value + size, name(label)))

@@ -8,10 +8,17 @@ stencils can be strung together. What a stencil may look like is asserted: a wro
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
 import struct
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any, Final
 
+from aiowasm.engine.native.builder.aarch64 import AArch64
 from aiowasm.engine.native.builder.elf import read_object
 from aiowasm.engine.native.builder.lowering import lowerings
 from aiowasm.engine.native.builder.shapes import Lowering, llvm_type
@@ -170,8 +177,36 @@ def _pool(constants: dict[str, bytes]) -> tuple[bytes, dict[str, int]]:
     return bytes(data), places
 
 
-TARGETS: Final[dict[str, type[Target]]] = {kind.machine: kind for kind in (X86,)}
+TARGETS: Final[dict[str, type[Target]]] = {kind.machine: kind for kind in (X86, AArch64)}
 """By the name of the machine."""
+
+
+def _compiled(source: str, target: Target) -> tuple[str, bytes]:
+    """Assembly text and object file of IR. llvmlite assembles for the machine it runs on only."""
+    if target.machine != platform.machine():
+        return _cross_compiled(source, target)
+    from llvmlite import binding as llvm  # type: ignore[import-untyped,import-not-found,unused-ignore] # noqa: PLC0415 - a requirement of builds only
+
+    for name in ("initialize_all_targets", "initialize_all_asmprinters", "initialize_native_asmparser"):
+        getattr(llvm, name)()
+    options = {"cpu": target.cpu, "opt": 2, "reloc": "static", "codemodel": "small"}
+    machine = llvm.Target.from_triple(target.triple).create_target_machine(**options)
+    module = llvm.parse_assembly(source)
+    module.verify()
+    text = machine.emit_assembly(module)
+    return text, machine.emit_object(llvm.parse_assembly(source))
+
+
+def _cross_compiled(source: str, target: Target) -> tuple[str, bytes]:
+    """The same with a clang for another machine, ziglang's for one."""
+    compiler = os.environ.get("AIOWASM_CC") or f"{sys.executable} -m ziglang cc -target {target.machine}-linux-gnu"
+    with tempfile.TemporaryDirectory() as folder:
+        code, text, made = (Path(folder, f"stencils.{suffix}") for suffix in ("ll", "s", "o"))
+        code.write_text(source, encoding="utf-8")
+        options = ["-O2", f"-mcpu={target.cpu}", "-Wno-override-module", "-Wno-unused-command-line-argument"]
+        for kind, result in (("-S", text), ("-c", made)):
+            subprocess.run([*compiler.split(), *options, kind, str(code), "-o", str(result)], check=True)
+        return text.read_text(encoding="utf-8"), made.read_bytes()
 
 
 def build_blob(target: Target) -> bytes:
@@ -179,17 +214,10 @@ def build_blob(target: Target) -> bytes:
 
     The format: the length of a JSON header (4 bytes, little endian), the header, all code.
     """
-    from llvmlite import binding as llvm  # type: ignore[import-untyped,import-not-found,unused-ignore] # noqa: PLC0415 - a requirement of builds only
-
-    for name in ("initialize_all_targets", "initialize_all_asmprinters", "initialize_native_asmparser"):
-        getattr(llvm, name)()
     source = f'target triple = "{target.triple}"\n' + stencil_ir(target, lowerings(target))
-    machine = llvm.Target.from_triple(target.triple).create_target_machine(**target.options())
-    module = llvm.parse_assembly(source)
-    module.verify()
-    branching = _check_text(target, machine.emit_assembly(module))
-    module = llvm.parse_assembly(source)
-    functions, labels, constants = read_object(machine.emit_object(module))
+    text, made = _compiled(source, target)
+    branching = _check_text(target, text)
+    functions, labels, constants = read_object(made, target.ends)
     pool, places = _pool(constants)
     body = bytearray(pool + bytes(-len(pool) % 16))
     header: dict[str, Any] = {

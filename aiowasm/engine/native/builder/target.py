@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from aiowasm.engine.native.builder.elf import Function
 from aiowasm.errors import TrapCode
@@ -39,6 +39,8 @@ class Target(ABC):
     globals: ClassVar[str]
     """IR that declares holes and metadata."""
     attributes: ClassVar[str] = "optsize nounwind"
+    ends: ClassVar[tuple[int, ...]]
+    """What the addend of a constant's address may be, beside its place."""
     routines: ClassVar[dict[str, str]]
     fragments: ClassVar[dict[str, str]]
     fma: bool
@@ -95,7 +97,3 @@ class Target(ABC):
     @abstractmethod
     def cut(self, name: str, function: Function, pool: dict[str, int]) -> tuple[bytes, list[tuple[int, int, str, int]]]:
         """Turn a function into a stencil: no jump to what follows, constants in the pool, only known holes left."""
-
-    def options(self) -> dict[str, Any]:
-        """What LLVM's target machine is made with."""
-        return {"cpu": self.cpu, "opt": 2, "reloc": "static", "codemodel": "small"}

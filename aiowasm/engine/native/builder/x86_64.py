@@ -52,6 +52,7 @@ class X86(Target):
         ]
     )
     globals: ClassVar = _globals()
+    ends: ClassVar = (-4, -5)  # an immediate of one byte may follow the displacement
     routines: ClassVar = ROUTINES
     fragments: ClassVar = FRAGMENTS
 

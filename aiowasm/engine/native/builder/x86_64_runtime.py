@@ -73,14 +73,14 @@ _UNWIND = (
 ROUTINES: dict[str, str] = {
     # C: long resume(activation). Leaves the host's stack, enters the guest's.
     "rt_resume": _PUSH
-    + f"stmxcsr {Activation.HOST_MXCSR}(%rdi); ldmxcsr {Activation.MXCSR}(%rdi); movq %rsp,{Activation.HOST_SP}(%rdi); "
-    + f"movq {Activation.GUEST_SP}(%rdi),%rsp; "
+    + f"stmxcsr {Activation.HOST_CONTROL}(%rdi); ldmxcsr {Activation.CONTROL}(%rdi); "
+    + f"movq %rsp,{Activation.HOST_SP}(%rdi); movq {Activation.GUEST_SP}(%rdi),%rsp; "
     + _POP
     + "ret",
     # The way back; returns to the caller of `resume` the status.
     "rt_switch": _PUSH
     + f"movq %rsp,{Activation.GUEST_SP}(%r13); movq {Activation.HOST_SP}(%r13),%rsp; "
-    + f"ldmxcsr {Activation.HOST_MXCSR}(%r13); movq {Activation.STATUS}(%r13),%rax; "
+    + f"ldmxcsr {Activation.HOST_CONTROL}(%r13); movq {Activation.STATUS}(%r13),%rax; "
     + _POP
     + "ret",
     # The first frame of a guest: rbx points to the descriptor of the function to call.

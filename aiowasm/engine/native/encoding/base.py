@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-__all__ = ("Encoding", "Hole", "Kept", "Patched")
+__all__ = ("Encoding", "Hole", "Kept", "Patched", "ReachError")
 
 Hole = tuple[int, int, str, int]
 """Offset, kind (a relocation's number), symbol, addend."""
@@ -16,6 +16,10 @@ Patched = tuple[bytes, tuple[int, ...]]
 """Code, and the fixups in it."""
 Kept = tuple[tuple[str, int], ...]
 """Slot operands that are in registers: symbols of their holes with numbers of registers."""
+
+
+class ReachError(Exception):
+    """A branch leads too far: the function needs longer ones."""
 
 
 class Encoding(ABC):
@@ -35,11 +39,16 @@ class Encoding(ABC):
     stub_nbytes: ClassVar[int]
     kept: ClassVar[range] = range(0)
     """Float registers that a loop may keep values in: no stencil touches them."""
+    control: ClassVar[int]
+    """What the floating-point control register is while guests run: what the standard asks for, whatever the process
+    has set."""
 
     def __init__(self, code: dict[str, bytes], holes: dict[str, list[Hole]], fixed: frozenset[str]) -> None:
         self.code = code
         self.holes = holes
         self.fixed = fixed
+        self.far = False
+        """Whether branches are made that reach farther than usual."""
 
     @abstractmethod
     def patch(self, name: str, shrink: bool, values: dict[str, int], kept: Kept = ()) -> Patched:
@@ -64,7 +73,11 @@ class Encoding(ABC):
     @staticmethod
     @abstractmethod
     def fix(out: bytearray, fixup: int, target: int) -> None:
-        """Make the branch at *fixup* of *out* lead to *target*."""
+        """Make the branch at *fixup* of *out* lead to *target*.
+
+        Raises:
+            ReachError: If that is too far away.
+        """
 
     @staticmethod
     @abstractmethod

@@ -61,6 +61,7 @@ class X86(Encoding):
     skip: ClassVar = b"\xeb\x05"
     stub_nbytes: ClassVar = _LAZY_STUB.size
     kept: ClassVar = range(2, 7)
+    control: ClassVar = 0x1F80  # MXCSR: round to nearest, no traps, no flushing of subnormals
 
     def __init__(self, code: dict[str, bytes], holes: dict[str, list[Hole]], fixed: frozenset[str]) -> None:
         super().__init__(code, holes, fixed)

@@ -277,6 +277,12 @@ def test_a_folder_that_is_not_there(program, tmp_path: Path, capsys) -> None:
     assert capsys.readouterr().err == f"aiowasm: {missing}: No such file or directory\n"
 
 
+def test_a_system_that_cannot_give_folders(program, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("aiowasm.host.wasi.hostdir._HAS_OPENAT", False)
+    assert main(["run", "--dir", ".", program(EXIT % 0)]) == 1
+    assert capsys.readouterr().err.startswith("aiowasm: --dir .: ")
+
+
 @pytest.mark.parametrize(
     "options", [["--dir", ".::/x", "--dir", "..::/x"], ["--dir", ".::/x", "--dir", "..::x"], ["--dir", "nul\0l"]]
 )

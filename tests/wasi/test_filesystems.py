@@ -260,3 +260,10 @@ class TestHostDir:
         assert await guest.read(await guest.open("file")) == b"x"
         with pytest.raises(ValueError, match="closed"):
             fs.open_root()
+
+
+def test_a_system_without_openat_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing there keeps guests inside a directory: better no HostDir than one that does not hold."""
+    monkeypatch.setattr("aiowasm.host.wasi.hostdir._HAS_OPENAT", False)
+    with pytest.raises(NotImplementedError, match="has no openat"):
+        HostDir(tmp_path)

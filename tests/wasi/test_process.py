@@ -8,8 +8,8 @@ import pytest
 
 from aiowasm import ExitError, HostModule, LinkError, Module, Store
 from aiowasm.host.wasi import FakeClock, MemFS, Wasi
-from aiowasm.host.wasi.abi import FUNCTIONS, ClockId, Errno
-from aiowasm.host.wasi.module import SNAPSHOT_0, SNAPSHOT_1, host_module
+from aiowasm.host.wasi.abi import FUNCTIONS, SNAPSHOT_0, SNAPSHOT_1, ClockId, Errno
+from aiowasm.host.wasi.module import host_module
 
 pytestmark = pytest.mark.anyio
 

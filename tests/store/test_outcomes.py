@@ -7,6 +7,7 @@ import gc
 import inspect
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -613,8 +614,15 @@ async def test_close_from_another_thread(engine: str) -> None:
         assert info.value.exit_code == 3
 
 
+async def compiled(guest: Instance) -> None:
+    """Have `spin` compiled, which takes no fuel but may take a slice."""
+    with suppress(OutOfFuel):
+        await guest.call("spin", fuel=100)
+
+
 async def begun(guest: Instance) -> Any:
     """A call of `spin` that has begun and yielded once, as a loop would let it."""
+    await compiled(guest)
     for _ in range(100):  # where the loop's budget is used up, a call waits before it begins
         await guest.exports.nop()
         coroutine = guest.exports.spin()

@@ -128,7 +128,7 @@ def test_host_functions(native: Native, name: str) -> None:
 def test_host_functions_that_wait(native: Native) -> None:
     instance = load(native, HOST, (FuncInst(MIX),))
     execution = start(native, export(instance, "f"), 1, 2, 3.0)
-    assert execution.resume(100) is Outcome.HOST_CALL
+    assert finish(execution, 100) is Outcome.HOST_CALL
     assert execution.arguments == (1, 2, 3.0)
     assert execution.caller is instance
     assert execution.instances() == {instance}
@@ -145,12 +145,12 @@ def test_what_host_functions_raise(native: Native) -> None:
         raise HostReturned((1.0, 2))
 
     execution = start(native, export(load(native, HOST, (FuncInst(MIX, host=fail),)), "f"), 1, 2, 3.0)
-    assert execution.resume(100) is Outcome.FAILED
+    assert finish(execution, 100) is Outcome.FAILED
     assert isinstance(execution.error, KeyError)
     assert len(execution.frames()) == 1
     execution = start(native, export(load(native, HOST, (FuncInst(MIX, host=stop),)), "f"), 1, 2, 3.0)
     assert execution.resume(100) is Outcome.PAUSED
-    assert execution.resume(100) is Outcome.RETURNED
+    assert finish(execution, 100) is Outcome.RETURNED
     assert execution.results == (1.0, 2)
 
 

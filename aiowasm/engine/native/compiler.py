@@ -12,16 +12,36 @@ from __future__ import annotations
 
 import struct
 from array import array
-from bisect import bisect_right
-from collections.abc import Callable, Generator, Set
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final
 
+from aiowasm.engine.native.compiled import Compiled, Layout, landings
 from aiowasm.engine.native.encoding import ReachError
-from aiowasm.engine.native.layout import Instance
 from aiowasm.engine.native.rules import RULES, Site
 from aiowasm.engine.native.stencils import C32, C64, CF, KEPT, PAD, F, R, Stencils, V, slot
+from aiowasm.engine.native.treatment import (
+    COMPARE1,
+    COMPARE2,
+    CONST32,
+    CONST64,
+    CONSTF,
+    ELSE,
+    END,
+    FLOAT1,
+    FLOAT2,
+    GET,
+    INT1,
+    INT2,
+    LOAD,
+    LOOP,
+    NOP,
+    SET,
+    STORE,
+    TEE,
+    WRAP,
+    treatment_of,
+)
 from aiowasm.engine.native.values import slots_of
-from aiowasm.engine.operators import EVALUATE
 from aiowasm.engine.storage import WIDTHS
 from aiowasm.errors import LimitError
 from aiowasm.syntax.instructions import BY_NAME, INSTRUCTIONS
@@ -31,7 +51,7 @@ if TYPE_CHECKING:
     from aiowasm.validation.module import ValidatedModule
     from aiowasm.validation.record import Block, FunctionRecord
 
-__all__ = ("Compiled", "Landing", "Layout", "compile_function")
+__all__ = ("compile_function",)
 
 _V128: Final = NumType.V128
 _LAZY: Final = 48
@@ -43,153 +63,6 @@ SLOTS_PER_FRAME: Final = 4
 _pack_into = struct.pack_into
 
 
-class Layout:
-    """Where the areas of a module's instances are, in bytes."""
-
-    def __init__(self, validated: ValidatedModule) -> None:
-        at = Instance.AREAS
-        self.mems, at = at, at + 8 * len(validated.mems)
-        self.tables, at = at, at + 8 * len(validated.tables)
-        self.globals, at = at, at + 8 * len(validated.globals)
-        self.types, at = at, at + 8 * len(validated.deftypes)
-        self.tags, at = at, at + 8 * len(validated.tags)
-        self.imports, at = at, at + 8 * validated.nimported_funcs
-        self.nbytes = at
-
-
-DELEGATE: Final = 4
-"""The kind of a landing that gives exceptions to those around operator `outer`."""
-
-
-class Landing:
-    """Where an exception goes on: a clause of a try block that covers operators start < i < end.
-
-    `keeps` says that code may rethrow what was caught (legacy exceptions).
-    """
-
-    __slots__ = ("end", "keeps", "kind", "offset", "outer", "slot", "start", "tagidx")
-
-    def __init__(
-        self, start: int, end: int, kind: int, tagidx: int | None, target: Block | int, rethrown: Set[int]
-    ) -> None:
-        self.start = start
-        self.end = end
-        self.kind = kind
-        self.tagidx = tagidx
-        self.keeps = isinstance(target, int) and start in rethrown
-        self.outer = target.start if kind == DELEGATE and not isinstance(target, int) else -1
-        self.offset = 0
-        self.slot = 0
-
-
-def _landings(record: FunctionRecord) -> tuple[list[Landing], dict[int, list[Landing]]]:
-    """All landings, innermost first, and by what they lead to: the id of a block, or the index of a catch."""
-    landings = []
-    of: dict[int, list[Landing]] = {}
-    rethrown: set[int] = set()
-    if record.tries and _RETHROW in record.ops:
-        immediates: list[Any] = record.immediates
-        rethrown.update(immediates[at].start for at, op in enumerate(record.ops) if op == _RETHROW)
-    for block in reversed(record.tries):
-        # The catches of a legacy try do not guard one another: what it guards ends with the first of them.
-        end = min([target for _, _, target in block.catches if isinstance(target, int)], default=block.end)
-        for kind, tagidx, target in block.catches:
-            landing = Landing(block.start, end, kind, tagidx, target, rethrown)
-            landings.append(landing)
-            if kind != DELEGATE:
-                of.setdefault(target if isinstance(target, int) else id(target), []).append(landing)
-    return landings, of
-
-
-class Compiled:
-    """Code of one function: its bytes, where one enters, and what unwinding needs."""
-
-    __slots__ = ("code", "cold", "cold_marks", "cold_nbytes", "entry", "landings", "marks", "slots")
-
-    def __init__(self, code: bytes, entry: int, slots: int, landings: list[Landing], marks: list[int]) -> None:
-        self.code = code
-        self.entry = entry
-        self.slots = slots
-        self.landings = landings
-        """Innermost first."""
-        self.marks = marks
-        """Offset in the code at which each operator starts, if asked for."""
-        self.cold = len(code)
-        """Where accesses out of bounds trap, each in `cold_nbytes` of code, for the operators `cold_marks`."""
-        self.cold_nbytes = 1
-        self.cold_marks: list[int] = []
-
-    def operator(self, offset: int) -> int:
-        """Index of the operator whose code contains *offset*, given marks; -1: the function's entry."""
-        if offset >= self.cold:
-            return self.cold_marks[(offset - self.cold) // self.cold_nbytes]
-        return bisect_right(self.marks, offset) - 1
-
-
-# How the walk treats an opcode, in about the order of frequency.
-(
-    GET, CONST32, INT2, SET, TEE, LOAD, COMPARE2, STORE, BR_IF, BLOCK, LOOP, IF, END, ELSE, BR, CALL,
-    CONST64, CONSTF, FLOAT2, INT1, FLOAT1, COMPARE1, INDIRECT, RETURN, UNREACHABLE, BR_TABLE, DROP, SELECT,
-    GLOBAL_GET, GLOBAL_SET, WRAP, NOP, MEMORY_SIZE, RULE, REF_NULL, REF_IS_NULL, NON_NULL, BR_ON_NULL,
-    BR_ON_NON_NULL, CALL_REF, TAIL, TAIL_INDIRECT, TAIL_REF, TABLE_SIZE, CONSTV, TRY_TABLE, THROW,
-    CATCH, BR_ON_CAST, VECTOR, SHUFFLE, LOAD_LANE, STORE_LANE, UNSUPPORTED,
-) = range(54)  # fmt: skip
-
-_NAMED: Final = {
-    "local.get": GET,
-    "local.set": SET,
-    "local.tee": TEE,
-    "i32.const": CONST32,
-    "i64.const": CONST64,
-    "f32.const": CONSTF,
-    "f64.const": CONSTF,
-    "v128.const": CONSTV,
-    "br_if": BR_IF,
-    "block": BLOCK,
-    "loop": LOOP,
-    "if": IF,
-    "else": ELSE,
-    "end": END,
-    "br": BR,
-    "br_table": BR_TABLE,
-    "return": RETURN,
-    "call": CALL,
-    "call_indirect": INDIRECT,
-    "call_ref": CALL_REF,
-    "return_call": TAIL,
-    "return_call_indirect": TAIL_INDIRECT,
-    "return_call_ref": TAIL_REF,
-    "unreachable": UNREACHABLE,
-    "drop": DROP,
-    "select": SELECT,
-    "select_t": SELECT,
-    "global.get": GLOBAL_GET,
-    "global.set": GLOBAL_SET,
-    "i32.wrap_i64": WRAP,
-    "nop": NOP,
-    "atomic.fence": NOP,
-    "memory.size": MEMORY_SIZE,
-    "table.size": TABLE_SIZE,
-    "ref.null": REF_NULL,
-    "ref.is_null": REF_IS_NULL,
-    "ref.as_non_null": NON_NULL,
-    "br_on_null": BR_ON_NULL,
-    "br_on_non_null": BR_ON_NON_NULL,
-    "try_table": TRY_TABLE,
-    "throw": THROW,
-    "throw_ref": THROW,
-    "rethrow": THROW,
-    "try": TRY_TABLE,
-    "catch": CATCH,
-    "catch_all": CATCH,
-    "delegate": END,
-    "br_on_cast": BR_ON_CAST,
-    "br_on_cast_fail": BR_ON_CAST,
-    "any.convert_extern": NOP,
-    "extern.convert_any": NOP,
-}
-LEAVING: Final = frozenset(("ref.test", "ref.test_null", "ref.cast", "ref.cast_null"))
-"""Names of instructions that leave for a rule of another name."""
 _CANONICAL: Final = frozenset(
     [
         *("add", "sub", "mul", "div", "min", "max", "sqrt", "ceil", "floor", "trunc", "nearest", "demote", "promote"),
@@ -227,7 +100,6 @@ _ABSORB_TWO: Final = {
 _OPERANDS: Final = frozenset(BY_NAME[name].code for name in ("local.get", "f32.const", "f64.const", "v128.const"))
 _TWO_LOCALS: Final = array("H", [BY_NAME["local.get"].code] * 2)
 _EQZ: Final = BY_NAME["i32.eqz"].code
-_RETHROW: Final = BY_NAME["rethrow"].code
 _BR_IF_CODE: Final = BY_NAME["br_if"].code
 _IF_CODE: Final = BY_NAME["if"].code
 
@@ -254,54 +126,6 @@ def signed64(value: int) -> int:
 def vector_constant(value: bytes) -> tuple[int, int]:
     """The two operands that stand for a v128 constant."""
     return CF + int.from_bytes(value[:8], "little"), CF + int.from_bytes(value[8:], "little")
-
-
-def _treatment(stencils: Stencils) -> list[int]:
-    """How to treat each opcode, given what stencils there are."""
-    table = [UNSUPPORTED] * 0x600
-    for row in INSTRUCTIONS:
-        code = row.code
-        if row.name in _NAMED:
-            table[code] = _NAMED[row.name]
-        elif row.operation is not None and row.operation.family in _LANES:
-            table[code] = _LANES[row.operation.family]
-        elif row.type is not None and _has_stencils(stencils, code):
-            table[code] = _class_of(row.type, row.operation.family if row.operation else "")
-        elif row.name in RULES or row.name in LEAVING or code in EVALUATE or code in WIDTHS:
-            table[code] = RULE
-    return table
-
-
-def _has_stencils(stencils: Stencils, code: int) -> bool:
-    return any(f"{code:x}.{kinds}" in stencils for kinds in ("S", "SS", "F", "FS", "SSS", "0.S", "0.SS"))
-
-
-_LANES: Final = {"load_lane": LOAD_LANE, "store_lane": STORE_LANE, "vshuffle": SHUFFLE}
-
-
-def _class_of(stacktype: tuple[tuple[str, ...], tuple[str, ...]], family: str) -> int:
-    params, results = stacktype
-    if family.startswith("load"):
-        return LOAD
-    if family == "store":
-        return STORE
-    if family in ("relop", "testop"):
-        return COMPARE2 if len(params) == 2 else COMPARE1
-    if "v128" in params or "v128" in results:
-        return VECTOR
-    if results[0] in ("i32", "i64"):
-        return INT2 if len(params) == 2 else INT1
-    return FLOAT2 if len(params) == 2 else FLOAT1
-
-
-_treatments: dict[int, list[int]] = {}
-
-
-def treatment_of(stencils: Stencils) -> list[int]:
-    table = _treatments.get(id(stencils))
-    if table is None:
-        table = _treatments[id(stencils)] = _treatment(stencils)
-    return table
 
 
 _RESULT_PLACE: Final = {"i32": R, "i64": R, "f32": F, "f64": F, "v128": V}
@@ -369,7 +193,7 @@ class Compiler:
         self.kept: dict[Any, int] = {}
         """What the innermost loop keeps in float registers: places of locals and constants, as operands."""
         self.keeper: Block | None = None
-        self.landings, self.landings_of = _landings(record)
+        self.landings, self.landings_of = landings(record)
 
     # Operands
 

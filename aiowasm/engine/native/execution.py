@@ -1,40 +1,32 @@
 """An execution on a guest stack (the `Execution` protocol of `engine.base`).
 
 `resume` switches to the guest and looks at why it came back. No Python runs on a guest stack: rules, host functions and
-compilation run between two switches. Frames are read from the stack: return addresses name functions, and frame
-pointers follow from what the instruction behind a call subtracts.
+compilation run between two switches. What the stack holds is read in `.frames`, handlers are found in `.unwinding`.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Generator, Sequence
 from struct import Struct
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
 from aiowasm.engine.base import HostReturned, Outcome, Thrown
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.heap import ExnInst
-from aiowasm.engine.native.caught import FIRST_REFERENCE, Caught
-from aiowasm.engine.native.code import find
-from aiowasm.engine.native.compiler import DELEGATE
+from aiowasm.engine.native.caught import Caught
 from aiowasm.engine.native.handles import Handles
-from aiowasm.engine.native.layout import Activation, Handler, Saved, Status
-from aiowasm.engine.native.module import Function
+from aiowasm.engine.native.layout import Activation, Saved, Status
 from aiowasm.engine.native.rules import Call, finish_growth
-from aiowasm.engine.native.values import from_slots, is_function_type, slots_of, to_slots
+from aiowasm.engine.native.unwinding import Unwinding
 from aiowasm.errors import FrameInfo, LinkError, OutOfFuel, Trap, TrapCode
-from aiowasm.syntax.types import AbsHeapType, FuncType, NumType, RefType, ValType
+from aiowasm.syntax.types import FuncType
 
 if TYPE_CHECKING:
     from aiowasm.engine.instance import ModuleInst
     from aiowasm.engine.memory import Waiter
-    from aiowasm.engine.native.compiler import Landing
-    from aiowasm.engine.native.encoding import Encoding
-    from aiowasm.engine.native.engine import Native, NativeFunction, NativeInstance
-    from aiowasm.engine.native.handlers import Clause
+    from aiowasm.engine.native.engine import Native, NativeFunction
     from aiowasm.engine.native.rules import Site
     from aiowasm.engine.native.stack import Contents, GuestStack
 
@@ -59,6 +51,7 @@ _COMPILE_NS: Final = 500_000
 
 # Looking members up takes Python 3.11 as long as a call (benchmarks/crossing.py).
 _RETURNED, _PAUSED, _HOST_CALL = Outcome.RETURNED, Outcome.PAUSED, Outcome.HOST_CALL
+_THROWN: Final = Outcome.THROWN
 _NOTHING: Final[Any] = {}
 
 
@@ -68,15 +61,7 @@ _left_words = Struct("<24xq8x3q").unpack_from
 _RETURN: Final = Saved.WORDS
 
 
-class _Place(NamedTuple):
-    """A frame: function, offset in its code, instance."""
-
-    function: Function
-    offset: int
-    instance: ModuleInst
-
-
-class NativeExecution:
+class NativeExecution(Unwinding):
     """One call into a guest. Takes its stack when it is first resumed, gives it back when it is over."""
 
     __slots__ = (
@@ -84,21 +69,15 @@ class NativeExecution:
         "_aside",
         "_asking",
         "_call_depth",
-        "_caught",
         "_compile_until",
         "_compiling",
         "_described",
         "_finished_host",
         "_func",
-        "_handles",
         "_hosts",
         "_instances",
-        "_kept",
         "_landing_due",
-        "_longs",
         "_over",
-        "_refs_caught",
-        "_stack",
         "_stack_slots",
         "_started",
         "_ticket",
@@ -109,9 +88,7 @@ class NativeExecution:
         "arguments",
         "caller",
         "consumed",
-        "engine",
         "error",
-        "exception",
         "growing",
         "host",
         "limit",
@@ -165,96 +142,6 @@ class NativeExecution:
         self._hosts: dict[int, _HostCall] = {}
         self._instances: dict[int, tuple[ModuleInst, list[Site]]] = {}
         self._ticket = 0
-
-    # Values on the stack
-
-    def _at(self, address: int) -> int:
-        stack = self._stack
-        if stack is None:
-            raise RuntimeError("the execution is over")
-        return (address - stack.activation) >> 3
-
-    def read(self, address: int, types: tuple[ValType, ...]) -> list[Any]:
-        """Return values of *types* whose slots start at *address*, in engine form."""
-        index = self._at(address)
-        longs = self._longs
-        values = []
-        for valtype in types:
-            low = longs[index] & _MASK
-            index += 1
-            if isinstance(valtype, RefType):
-                values.append(self._reference(valtype, low))
-            elif valtype is NumType.V128:
-                values.append(from_slots(valtype, low, longs[index] & _MASK))
-                index += 1
-            else:
-                values.append(from_slots(valtype, low, 0))
-        return values
-
-    def write(self, address: int, types: tuple[ValType, ...], values: tuple[Any, ...]) -> None:
-        """Put *values* of *types* into slots from *address* on."""
-        index = self._at(address)
-        longs = self._longs
-        for valtype, value in zip(types, values, strict=True):
-            if isinstance(valtype, RefType):
-                low, high = self._raw(valtype, value), 0
-            else:
-                low, high = to_slots(valtype, value)
-            longs[index] = low
-            index += 1
-            if valtype is NumType.V128:
-                longs[index] = high
-                index += 1
-
-    def _reference(self, reftype: RefType, low: int) -> Any:
-        if not low:
-            return None
-        if is_function_type(reftype):
-            return self.engine.functions[low]
-        return self._object(low)
-
-    def _object(self, handle: int) -> Any:
-        if self._refs_caught is not None and handle >= FIRST_REFERENCE:
-            return self._refs_caught.get(handle)
-        if self._handles is None:
-            raise RuntimeError("a slot without a handle")
-        return self._handles.get(handle)
-
-    def _raw(self, reftype: RefType, value: Any) -> int:
-        if value is None:
-            return 0
-        if is_function_type(reftype):
-            if self._kept is None:
-                self._kept = set()
-            self._kept.add(value)
-            return self.engine.descriptor(value)
-        handles = self._handles
-        if handles is None:
-            handles = self._handles = Handles()
-        handle = handles.find(value)
-        if handle is None:
-            if handles.is_full():
-                handles.sweep(self._words())
-            handle = handles.make(value)
-        return handle
-
-    def _words(self) -> array[int]:
-        """All slots in use: none is above the innermost frame and what it may just have been given."""
-        if self._stack is None:
-            return array("q")
-        slots = next((place.function.slots for place in self._walk()), 0)
-        top = self._at(self._longs[_FRAME]) + 2 * (slots + 1000)
-        return array("q", bytes(memoryview(self._longs).cast("B")[: 8 * top]))
-
-    def function_at(self, address: int) -> FuncInst | None:
-        """The function whose descriptor is in the slot at *address*."""
-        low = self._longs[self._at(address)]
-        return self.engine.functions[low] if low else None
-
-    def handle_at(self, address: int) -> Any:
-        """The object whose handle is in the slot at *address*."""
-        low = self._longs[self._at(address)]
-        return self._object(low) if low else None
 
     # The protocol
 
@@ -384,10 +271,10 @@ class NativeExecution:
                 exception, self._landing_due = self._landing_due, None
                 if self._stack is None:
                     self.exception = exception
-                    return self._end(Outcome.THROWN)
+                    return self._end(_THROWN)
                 outcome = self.unwind(exception, called=True)
                 if outcome is not None:
-                    return outcome
+                    return self._end(outcome)
             if self._working is not None:
                 outcome = self.work(self._working)
                 if outcome is not None:
@@ -514,7 +401,7 @@ class NativeExecution:
             instance, sites = self._instance_at(longs[_INSTANCE])
             site = sites[longs[_ARGUMENT] & 0xFFFFFFFF]
             answer: Outcome | None = site.rule(Call(self, instance, site, longs[_FRAME]))
-            return answer
+            return self._end(answer) if answer is _THROWN else answer
         if status == Status.LAZY:
             return self._lazy()
         if status == Status.EXHAUSTED:
@@ -709,36 +596,6 @@ class NativeExecution:
 
     # Frames
 
-    def _innermost(self) -> ModuleInst | None:
-        """The instance whose code called last."""
-        for place in self._walk():
-            return place.instance
-        return None
-
-    def _walk(self) -> Generator[_Place, None, None]:
-        """Go through the frames, innermost first."""
-        longs = self._longs
-        engine = self.engine
-        if self._stack is None:
-            return
-        status = longs[Activation.STATUS // 8]
-        index = self._at(longs[_SP]) + Saved.WORDS
-        if status == Status.EXHAUSTED:
-            index += 1
-        instance = engine.instances[longs[_INSTANCE]].instance()
-        while True:
-            address = longs[index]
-            if address == engine.crossed:
-                instance = engine.instances[longs[index + 1]].instance()
-                index += 2
-                continue
-            found = find(address - 1)
-            if found is None or not isinstance(found[1], Function) or instance is None:
-                return
-            start, function = found
-            yield _Place(function, address - 1 - start, instance)
-            index += 1
-
     def frames(self) -> tuple[FrameInfo, ...]:
         """Return the guest frames, innermost first."""
         self._at_hand()
@@ -753,96 +610,6 @@ class NativeExecution:
         if self._stack is None:
             return set()
         return {place.instance for place in self._walk()}
-
-    def unwind(self, exception: ExnInst, *, called: bool = False) -> Outcome | None:
-        """Go on at the innermost handler of *exception*; THROWN if there is none.
-
-        Real programs throw often (setjmp in C), so this is `_walk` without its generality (benchmarks/native.py, eh).
-        """
-        longs, engine = self._longs, self.engine
-        returns = engine.returns()
-        index = self._at(longs[_SP]) + Saved.WORDS
-        native = engine.instances[longs[_INSTANCE]]
-        frame = longs[_FRAME]
-        slots = room = 0
-        while True:
-            address = longs[index]
-            if address == engine.crossed:
-                native = engine.instances[longs[index + 1]]
-                room += 16
-                index += 2
-                continue
-            known = returns.get(address)
-            if known is None:
-                known = _Return.at(address, engine.stencils.encoding)
-                if known is None:
-                    self.exception = exception
-                    return self._end(Outcome.THROWN)
-                returns[address] = known
-                known.publish(address, known.function.entry - engine.entry_offset)
-            if called:
-                frame -= known.delta
-            called = True
-            for landing in known.landings:
-                if landing.kind < 2:
-                    instance = native.instance()
-                    if instance is None or instance.tags[landing.tagidx or 0] is not exception.tag:
-                        continue
-                longs[_SLOTS] += slots
-                longs[_DEPTH_LIMIT] += room
-                self._land(native, known.function, frame, index, landing, exception)
-                return None
-            slots += known.function.slots
-            index += 1
-
-    def let_throw(self, instance: ModuleInst) -> None:
-        """Let code of *instance* throw by itself from now on, if its heap has room; one instance in each execution."""
-        caught = self._refs_caught
-        if not Caught.is_affordable(instance):
-            self._longs[_CAUGHT] = 0
-            return
-        if caught is None:
-            caught = self._refs_caught = Caught(instance, self.engine.native(instance).address)
-        elif caught.is_full:
-            caught.renew(self._words())
-        self._longs[_CAUGHT] = caught.address
-
-    def rethrow(self, start: int) -> Outcome | None:
-        """Throw again what the legacy try that starts at operator *start* of the innermost frame caught last."""
-        if self._caught is None:
-            raise RuntimeError("nothing was caught")
-        return self.unwind(self._caught[self._longs[_FRAME], start])
-
-    def _land(
-        self,
-        native: NativeInstance,
-        function: Function,
-        frame: int,
-        index: int,
-        landing: Landing,
-        exception: ExnInst,
-    ) -> None:
-        """Go on at *landing* of the frame whose return address is at *index* of the stack."""
-        longs = self._longs
-        address = frame + landing.slot
-        types: tuple[ValType, ...] = ()
-        if landing.kind < 2:
-            comptype = exception.tag.deftype.comptype
-            types = comptype.params if isinstance(comptype, FuncType) else ()
-            self.write(address, types, exception.values)
-        if landing.keeps:
-            if self._caught is None:
-                self._caught = {}
-            self._caught[frame, landing.start] = exception
-        if landing.kind & 1:
-            longs[self._at(address) + slots_of(types)] = self._raw(_EXNREF, exception)
-        sp = self._at(longs[_SP])
-        longs[sp] = native.address
-        longs[sp + Saved.WORDS - 1] = self.engine.routines["rt_land"]
-        start = function.entry - self.engine.entry_offset
-        longs[_TARGET] = start + landing.offset
-        longs[_TARGET + 1] = longs[_SP] + 8 * (index + 1 - sp)
-        longs[_TARGET + 2] = frame
 
 
 class _HostCall:
@@ -859,56 +626,8 @@ class _HostCall:
         self.encode = None if known.results is None else known.results.pack_into
 
 
-class _Return:
-    """What unwinding needs to know of a return address; does not change while the code is there."""
-
-    __slots__ = ("delta", "function", "landings")
-
-    def __init__(self, function: Function, delta: int, landings: tuple[Landing, ...]) -> None:
-        self.function = function
-        self.delta = delta
-        self.landings = landings
-
-    @classmethod
-    def at(cls, address: int, encoding: Encoding) -> _Return | None:
-        """Find out; None: not in a function of a guest."""
-        found = find(address - 1)
-        if found is None or not isinstance(found[1], Function):
-            return None
-        start, function = found
-        delta = encoding.frame_delta(address)
-        landings: list[Landing] = []
-        if function.landings:
-            outermost = at = function.operator(address - 1 - start)
-            for landing in function.landings:
-                if landing.start > outermost or not landing.start < at < landing.end:
-                    continue
-                if landing.kind == DELEGATE:
-                    outermost = landing.outer
-                else:
-                    landings.append(landing)
-        return cls(function, delta, tuple(landings))
-
-    def publish(self, address: int, start: int) -> None:
-        """Let generated code unwind through *address*, which is in code that begins at *start*."""
-        code = self.function.code
-        clauses: list[Clause] = []
-        for landing in self.landings:
-            place = count = 0
-            if landing.tagidx is not None:
-                comptype = code.validated.tags[landing.tagidx].comptype
-                place = code.layout.tags + 8 * landing.tagidx
-                count = slots_of(comptype.params) if isinstance(comptype, FuncType) else 0
-            kind = landing.kind | (Handler.LEAVE if landing.keeps else 0)
-            clauses.append((kind, place, start + landing.offset, landing.slot, count))
-        code.handlers.add(address, self.delta, self.function.slots, clauses)
-
-
 def _functype(func: FuncInst) -> FuncType:
     comptype = func.deftype.comptype
     if not isinstance(comptype, FuncType):
         raise LinkError("a function without a function type")
     return comptype
-
-
-_EXNREF: Final = RefType(True, AbsHeapType.EXN)

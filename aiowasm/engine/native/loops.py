@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from aiowasm.engine.native import compiler as c
+from aiowasm.engine.native import treatment as c
+from aiowasm.engine.native.compiler import signed64, vector_constant
 from aiowasm.engine.native.stencils import CF, KEPT, slot
 from aiowasm.syntax.types import NumType
 
@@ -58,7 +59,7 @@ def _choose(self: Compiler, block: Block, count: int) -> list[Any]:
         elif kind == c.CONSTF:
             worth[CF + immediate] = worth.get(CF + immediate, 0) + _CONSTANT
         elif kind == c.CONSTV:
-            key = c.vector_constant(immediate)
+            key = vector_constant(immediate)
             worth[key] = worth.get(key, 0) + _WIDE_CONSTANT
     for local, times in reads.items():
         if record.locals[local] in _FLOATS:
@@ -94,11 +95,11 @@ def _keep(self: Compiler, key: Any, register: int) -> bytes:
     stencils = self.stencils
     if isinstance(key, tuple):
         self.kept[key] = KEPT + register
-        low, high = (c.signed64(part - CF) for part in key)
+        low, high = (signed64(part - CF) for part in key)
         return bytes(stencils.fragment[f"keepW{register}", "HQ", low, "HQ2", high])
     if key >= CF:
         self.kept[key] = KEPT + register
-        return bytes(stencils.fragment[f"keepC{register}", "HQ", c.signed64(key - CF)])
+        return bytes(stencils.fragment[f"keepC{register}", "HQ", signed64(key - CF)])
     place = self.places[key]
     self.kept[place] = KEPT + register
     kind = "V" if self.record.locals[key] is NumType.V128 else "S"

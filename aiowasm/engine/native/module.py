@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import aiowasm.engine.native.operators  # noqa: F401 - fills the compiler's table
 from aiowasm.engine.instance import function_name
 from aiowasm.engine.native.code import CodeSpace
-from aiowasm.engine.native.compiler import Compiled, Landing, Layout, compile_function
+from aiowasm.engine.native.compiled import Compiled, Landing, Layout
+from aiowasm.engine.native.compiler import compile_function
 from aiowasm.engine.native.handlers import Handlers
 from aiowasm.engine.native.layout import Activation
 from aiowasm.errors import FrameInfo, InvalidError, LimitError, MalformedError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from aiowasm.engine.native import compiler as c
-from aiowasm.engine.native.compiler import OTHERS, Compiler
+from aiowasm.engine.native import treatment as c
+from aiowasm.engine.native.compiler import OTHERS, Compiler, Label, letter, signed64, vector_constant
 from aiowasm.engine.native.layout import Caught
 from aiowasm.engine.native.loops import begin_loop
 from aiowasm.engine.native.stencils import C32, C64, CF, KEPT, F, R, V, slot
@@ -98,7 +98,7 @@ def _br_if(self: Compiler, _op: int, block: Block, _index: int) -> None:
     _branch_if(self, self.stack.pop(), self.labels[block.depth], "br")
 
 
-def _branch_if(self: Compiler, entry: int, label: c.Label, name: str) -> None:
+def _branch_if(self: Compiler, entry: int, label: Label, name: str) -> None:
     """Branch to *label* if the popped *entry* is not zero (`br`: an i32; `br64`: a reference)."""
     if label.arity:
         # The values go to where the label wants them on the taken path only, unless they are there already.
@@ -389,7 +389,7 @@ def _global_set(self: Compiler, _op: int, globalidx: int, _index: int) -> None:
 
 @_handles(c.CONSTV)
 def _v128_const(self: Compiler, _op: int, value: bytes, _index: int) -> None:
-    self.stack.extend(c.vector_constant(value))
+    self.stack.extend(vector_constant(value))
 
 
 @_handles(c.VECTOR)
@@ -440,7 +440,7 @@ def _in_registers(self: Compiler, name: str, params: tuple[str, ...]) -> tuple[i
         if entry >= CF:
             return None
         entries.insert(0, entry)
-    if min(entries) > KEPT + 64 or not self.stencils.takes_kept[name, ("",), *map(c.letter, entries)]:
+    if min(entries) > KEPT + 64 or not self.stencils.takes_kept[name, ("",), *map(letter, entries)]:
         return None
     del stack[at:]
     return tuple(entries)
@@ -481,7 +481,7 @@ def _shuffle(self: Compiler, _op: int, lanes: tuple[int, ...], _index: int) -> N
     # pshufb gives zero where the top bit of an index is set.
     left = int.from_bytes(bytes(lane if lane < 16 else 0x80 for lane in lanes), "little")
     right = int.from_bytes(bytes(lane - 16 if lane >= 16 else 0x80 for lane in lanes), "little")
-    halves = [c.signed64(value >> shift & (1 << 64) - 1) for value in (left, right) for shift in (0, 64)]
+    halves = [signed64(value >> shift & (1 << 64) - 1) for value in (left, right) for shift in (0, 64)]
     masks = [part for pair in zip(("HQ", "HQ2", "HQ3", "HQ4"), halves, strict=True) for part in pair]
     self.out += self.stencils.fragment["shuffle", "HA", slot(first), "HB", slot(second), *masks]
     self.push_vector()

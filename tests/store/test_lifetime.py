@@ -485,6 +485,7 @@ PRELUDE = """
 import asyncio, os, signal, sys, threading, time
 import anyio
 from aiowasm import *
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts the tests may have it ignored
 SPIN = '(module (func (export "spin") (loop (br 0))) (func (export "nop")))'
 """
 

@@ -241,7 +241,7 @@ def merge(groups: list[Group]) -> Group:
             if activation.groups:
                 renamed = (target if held is group else held for held in activation.groups)
                 activation.groups = tuple(dict.fromkeys(renamed))
-        group.members = group.leaving = ()
+        group.members = group.leaving = group.parked = ()
         group.stack, group.queue = [], []
     target.stack.sort(key=lambda activation: activation.depth)
     target.queue.sort(key=lambda waiter: waiter.arrived)

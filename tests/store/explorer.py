@@ -289,7 +289,8 @@ class Scenario:
         for guest in self.guests:
             group = guest.group
             if group.stack or group.queue or group.parked or group.leaving or not guest.freed:
-                raise FoundError(f"{guest} was not left properly: {group.stack}, {group.queue}, freed {guest.freed}")
+                left = {name: getattr(group, name) for name in ("stack", "queue", "parked", "leaving")}
+                raise FoundError(f"{guest} was not left properly: {left}, freed {guest.freed}")
         statistics = self.store.statistics()
         if statistics.instances or statistics.memory_pages or self.store.instances or self.store._default._names:
             raise FoundError(f"something is left in the store: {statistics}")

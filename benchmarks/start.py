@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,20 +104,12 @@ def start(name: str, data: bytes, engine: str, runs: int) -> None:
         print(f"{way:28} {middle * 1e3:8.1f} ms {spread:20} {middle / rival:.2f}", flush=True)
 
 
-def finish(steps: Generator[None, None, Any]) -> Any:
-    """Return what *steps* return."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value
-
-
 def compile_cost(data: bytes) -> None:
     """Print what compiling costs a byte of code, without the walk that validates it and with it."""
     from aiowasm.engine.native.compiler import compile_function  # noqa: PLC0415 - not there without the native engine
     from aiowasm.engine.native.module import ModuleCode  # noqa: PLC0415
     from aiowasm.engine.native.platform import load_stencils  # noqa: PLC0415
+    from aiowasm.syntax.steps import finish  # noqa: PLC0415
     from aiowasm.validation.module import validate_function_steps  # noqa: PLC0415
 
     validated = anyio.run(Module.from_bytes, data)._validated

@@ -9,7 +9,7 @@ locals are in `aiowasm.binary.names`.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import TypeVar
 
 from aiowasm import limits
@@ -18,6 +18,7 @@ from aiowasm.features import DEFAULT, Feature, Features
 from aiowasm.syntax.code import decode_locals, instructions_at, read_instruction, read_reftype, read_valtype
 from aiowasm.syntax.leb128 import read_s, read_u
 from aiowasm.syntax.module import Custom, Data, Datas, Elem, Export, Expr, Funcs, Global, Import, Module, Table
+from aiowasm.syntax.steps import Steps, finish
 from aiowasm.syntax.types import (
     FUNCREF,
     AbsHeapType,
@@ -45,7 +46,6 @@ from aiowasm.syntax.types import (
 __all__ = ("MAGIC", "SECTION_ORDER", "VERSION", "decode", "decode_steps")
 
 T = TypeVar("T")
-Steps = Generator[None, None, T]
 
 MAGIC = b"\0asm"
 VERSION = b"\1\0\0\0"
@@ -73,13 +73,7 @@ def decode(data: bytes | memoryview, features: Features = DEFAULT) -> Module:
         MalformedError: The bytes are not a module.
         InvalidError: The module needs a feature that is not enabled, or exceeds an implementation limit.
     """
-    steps = decode_steps(data, features)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            module: Module = stop.value
-            return module
+    return finish(decode_steps(data, features))
 
 
 def decode_steps(data: bytes | memoryview, features: Features = DEFAULT) -> Steps[Module]:

@@ -6,18 +6,17 @@ The numbers and names of subsections are those of the standard's appendix and of
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from aiowasm.errors import MalformedError
 from aiowasm.limits import MAX_NAME_NBYTES
 from aiowasm.syntax.leb128 import read_u
+from aiowasm.syntax.steps import Steps, finish
 
 __all__ = ("KINDS", "Names", "decode_names", "decode_names_steps")
 
 T = TypeVar("T")
-Steps = Generator[None, None, T]
 
 KINDS = {1: "func", 4: "type", 5: "table", 6: "memory", 7: "global", 8: "elem", 9: "data", 11: "tag"}
 """Subsections that map indices to names."""
@@ -79,13 +78,7 @@ def _nested(data: bytes, pos: int, end: int, into: dict[int, dict[int, str]]) ->
 
 def decode_names(data: bytes) -> Names:
     """Decode the content of a custom section `name`, as far as it is well-formed."""
-    steps = decode_names_steps(data)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            names: Names = stop.value
-            return names
+    return finish(decode_names_steps(data))
 
 
 def decode_names_steps(data: bytes, *, functions_only: bool = False) -> Steps[Names]:

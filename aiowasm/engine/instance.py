@@ -15,11 +15,13 @@ from aiowasm.engine.func import FuncInst
 if TYPE_CHECKING:
     from aiowasm.engine.global_ import GlobalInst
     from aiowasm.engine.heap import Heap
+    from aiowasm.engine.instantiate import Import
     from aiowasm.engine.memory import MemInst
     from aiowasm.engine.segments import DataInst, ElemInst
     from aiowasm.engine.table import TableInst
     from aiowasm.engine.tag import TagInst
     from aiowasm.syntax.matching import DefType
+    from aiowasm.syntax.module import Export
     from aiowasm.validation.module import ValidatedModule
 
 __all__ = ("ModuleInst", "function_name", "name_steps")
@@ -88,6 +90,18 @@ class ModuleInst:
         self.tags: Sequence[TagInst] = ()
         self.elems: Sequence[ElemInst] = ()
         self.datas: Sequence[DataInst] = ()
+
+    def entity(self, export: Export) -> Import:
+        """Return what *export*, one of its module's, stands for."""
+        spaces: dict[str, Any] = {
+            "func": self.funcs,
+            "table": self.tables,
+            "memory": self.mems,
+            "global": self.globals,
+            "tag": self.tags,
+        }
+        entity: Import = spaces[export.kind][export.index]
+        return entity
 
     def own_funcs(self) -> list[FuncInst]:
         """Return the functions it defines, as far as anybody has asked for them."""

@@ -8,7 +8,7 @@ standard says.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -26,6 +26,7 @@ from aiowasm.errors import Trap
 from aiowasm.limits import MAX_TABLE_ELEMENTS
 from aiowasm.syntax.code import constant_number
 from aiowasm.syntax.module import Elem, Expr
+from aiowasm.syntax.steps import Steps, finish
 from aiowasm.syntax.types import AddressType, NumType, ValType
 from aiowasm.validation.code import validate_expr
 from aiowasm.validation.module import ValidatedModule
@@ -33,7 +34,6 @@ from aiowasm.validation.module import ValidatedModule
 __all__ = ("Bounds", "Import", "instantiate", "instantiate_steps")
 
 T = TypeVar("T")
-Steps = Generator[None, None, T]
 
 _PER_STEP: Final = 128
 """Elements, segments or globals that are made in one step."""
@@ -199,13 +199,7 @@ def instantiate(
 
     Spec: `$instantiate`, `$allocmodule`.
     """
-    steps = instantiate_steps(validated, imports, engine, name, bounds, adopt)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            instance: ModuleInst = stop.value
-            return instance
+    return finish(instantiate_steps(validated, imports, engine, name, bounds, adopt))
 
 
 def instantiate_steps(

@@ -185,16 +185,7 @@ class Instance:
         export = self.export_names.get(name)
         if export is None or self.core is None:
             return None
-        core = self.core
-        spaces: dict[str, Any] = {
-            "func": core.funcs,
-            "table": core.tables,
-            "memory": core.mems,
-            "global": core.globals,
-            "tag": core.tags,
-        }
-        entity: Import = spaces[export.kind][export.index]
-        return entity
+        return self.core.entity(export)
 
     @property
     def exports(self) -> Exports:

@@ -15,6 +15,7 @@ from aiowasm.limits import MAX_BR_TABLE_LABELS, MAX_CATCHES
 from aiowasm.syntax.instructions import BY_CODE, INSTRUCTIONS, PREFIXES, Instruction
 from aiowasm.syntax.leb128 import Buffer, read_s, read_u, write_s, write_u
 from aiowasm.syntax.module import Code, Expr
+from aiowasm.syntax.steps import finish
 from aiowasm.syntax.types import AbsHeapType, HeapType, NumType, RefType, ValType
 
 __all__ = (
@@ -198,14 +199,7 @@ def _count(buffer: Buffer, pos: int) -> tuple[int, int]:
 
 
 def _labels(buffer: Buffer, pos: int) -> tuple[tuple[int, ...], int]:
-    steps = read_labels_steps(buffer, pos)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            labels: tuple[int, ...]
-            labels, pos = stop.value
-            return labels, pos
+    return finish(read_labels_steps(buffer, pos))
 
 
 def read_labels_steps(buffer: Buffer, pos: int) -> Generator[None, None, tuple[tuple[int, ...], int]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from operator import is_
 from weakref import ref
 
+from aiowasm.syntax.steps import finish
 from aiowasm.syntax.types import (
     AbsHeapType,
     ArrayType,
@@ -107,13 +108,7 @@ def close_rectype(rectype: RecType, first: int, deftypes: list[DefType]) -> tupl
     *deftypes* are the closed types of all lower indices. Every type index must be below
     `first + len(rectype.subtypes)`: validation has checked it. Spec: `$rolldt`, `$clos_deftype`.
     """
-    steps = close_rectype_steps(rectype, first, deftypes)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            made: tuple[DefType, ...] = stop.value
-            return made
+    return finish(close_rectype_steps(rectype, first, deftypes))
 
 
 def close_rectype_steps(

@@ -7,7 +7,7 @@ the types, to read the rest. Instructions, types and literals have their own fil
 from __future__ import annotations
 
 from array import array
-from collections.abc import Generator, Sized
+from collections.abc import Sized
 from dataclasses import replace
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from aiowasm.features import DEFAULT, Feature, Features
 from aiowasm.syntax.code import encode_instruction, encode_locals, read_instruction
 from aiowasm.syntax.instructions import BY_NAME
 from aiowasm.syntax.module import Custom, Data, Elem, Export, Expr, Funcs, Global, Import, Module, Table
+from aiowasm.syntax.steps import Steps, finish
 from aiowasm.syntax.types import (
     FUNCREF,
     AbsHeapType,
@@ -38,7 +39,6 @@ from aiowasm.text.types import Context
 __all__ = ("parse_module", "parse_module_fields", "parse_module_steps")
 
 T = TypeVar("T")
-Steps = Generator[None, None, T]
 
 _EXTERNS = ("func", "table", "memory", "global", "tag")
 _FUNC = RefType(False, AbsHeapType.FUNC)
@@ -56,7 +56,7 @@ def parse_module(
 
     Raises `MalformedError` for anything else, with line and column.
     """
-    return _finish(parse_module_steps(text, features, names=names, positions=positions))
+    return finish(parse_module_steps(text, features, names=names, positions=positions))
 
 
 def parse_module_steps(
@@ -79,16 +79,7 @@ def parse_module_fields(
     lexer: Lexer, features: Features = DEFAULT, *, names: bool = False, positions: Positions | None = None
 ) -> Module:
     """Pass `(module ...)` in a text, where `lexer` is before its parenthesis; the rest is as for `parse_module`."""
-    return _finish(_module_steps(lexer, features, names, positions))
-
-
-def _finish(steps: Steps[Module]) -> Module:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            module: Module = stop.value
-            return module
+    return finish(_module_steps(lexer, features, names, positions))
 
 
 def _module_steps(lexer: Lexer, features: Features, names: bool, positions: Positions | None) -> Steps[Module]:

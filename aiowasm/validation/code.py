@@ -19,6 +19,7 @@ from aiowasm.syntax.instructions import BY_CODE, BY_NAME, INSTRUCTIONS, Instruct
 from aiowasm.syntax.leb128 import read_s, read_u
 from aiowasm.syntax.matching import is_defaultable, matches_heaptype, matches_valtype
 from aiowasm.syntax.module import Expr
+from aiowasm.syntax.steps import finish
 from aiowasm.syntax.types import BOT, I32, I64, AbsHeapType, AddressType, Bot, FuncType, RefType, ValType
 from aiowasm.validation.context import Context, disabled, unknown
 from aiowasm.validation.record import Block, FunctionRecord, LocalTypes, make_old
@@ -374,13 +375,7 @@ def validate_function_steps(context: Context, index: int) -> Generator[None, Non
 
 def validate_expr(context: Context, expr: Expr, expected: ValType, nglobals: int) -> FunctionRecord:
     """Validate the constant expression *expr* of type *expected*; it may get the first *nglobals* globals."""
-    steps = validate_expr_steps(context, expr, expected, nglobals)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            record: FunctionRecord = stop.value
-            return record
+    return finish(validate_expr_steps(context, expr, expected, nglobals))
 
 
 def validate_expr_steps(

@@ -23,6 +23,7 @@ from aiowasm.syntax.matching import (
     matches_valtype,
 )
 from aiowasm.syntax.module import Expr, Module
+from aiowasm.syntax.steps import finish
 from aiowasm.syntax.types import (
     I32,
     I64,
@@ -69,21 +70,12 @@ class ValidatedModule(Context):
 
     def record(self, index: int) -> FunctionRecord:
         """Walk the body of the defined function *index* now and return its record."""
-        return _run(validate_function_steps(self, index))
-
-
-def _run(steps: Generator[None, None, _T]) -> _T:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            value: _T = stop.value
-            return value
+        return finish(validate_function_steps(self, index))
 
 
 def validate_module(module: Module, features: Features = DEFAULT) -> ValidatedModule:
     """Validate *module*, bodies included."""
-    return _run(validate_module_steps(module, features))
+    return finish(validate_module_steps(module, features))
 
 
 def validate_module_steps(module: Module, features: Features = DEFAULT) -> Generator[None, None, ValidatedModule]:

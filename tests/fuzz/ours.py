@@ -177,11 +177,4 @@ def _signed(bits: int, valtype: NumType) -> int:
 
 def _exports(instance: ModuleInst) -> dict[str, Any]:
     """The entities that an instance exports, by name."""
-    spaces: dict[str, Any] = {
-        "func": instance.funcs,
-        "table": instance.tables,
-        "memory": instance.mems,
-        "global": instance.globals,
-        "tag": instance.tags,
-    }
-    return {each.name: spaces[each.kind][each.index] for each in instance.validated.module.exports}
+    return {each.name: instance.entity(each) for each in instance.validated.module.exports}

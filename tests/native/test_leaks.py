@@ -10,15 +10,16 @@ import os
 import random
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from aiowasm import Caller, HostModule, Instance, Module, Store, i32
+from aiowasm import Instance, Module, Store
 from aiowasm.engine.native import Native
 from aiowasm.engine.native.stack import GuestStack
+from tests.store.test_leaks import environment
 
 pytestmark = pytest.mark.anyio
 
@@ -61,20 +62,6 @@ def held() -> Held:
     stacks = sum(isinstance(thing, GuestStack) for thing in gc.get_objects())
     areas = len(Path("/proc/self/maps").read_text().splitlines())
     return Held(stacks, areas, len(os.listdir("/proc/self/fd")), sys.getallocatedblocks())
-
-
-def environment() -> HostModule:
-    env = HostModule("env")
-
-    @env.function
-    async def later(caller: Caller[Any], value: i32) -> i32:
-        for _ in range(value % 4):
-            await anyio.lowlevel.checkpoint()
-        if value % 3 == 0:
-            await caller.call("id", 1)
-        return value
-
-    return env
 
 
 async def cancelled(guest: Instance, rng: random.Random) -> None:

@@ -933,3 +933,32 @@ async def test_host_results_that_are_functions_join_the_group(engine: str) -> No
         handle = await user.exports.f()
         assert handle == other.exports.id
         assert user.group is other.group
+
+
+async def test_a_group_that_was_merged_keeps_nothing(engine: str) -> None:
+    """Also not the calls that had given it away: a member that was closed before still knows the old group."""
+    setup = Setup(engine)
+    free = anyio.Event()
+
+    async def later(caller: Caller[None], value: int) -> int:
+        await free.wait()
+        return value
+
+    setup.later = later
+    user = await Module.from_text("""(module
+      (import "big" "memory" (memory 1)) (import "small" "id" (func (param i32) (result i32))))""")
+    async with setup.store:
+        small = await setup.guest(interleave=True)
+        big = await setup.guest()
+        linked = await Module.from_text('(module (import "big" "memory" (memory 1)))')
+        await setup.store.instantiate(linked, imports={"big": big})
+        before = small.group
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(small.exports.later, 1)
+            await until(lambda: bool(before.parked))
+            await setup.store.instantiate(user, imports={"big": big, "small": small})
+            assert small.group is big.group is not before
+            assert [call.parked for call in small.group.parked] == [small.group]
+            assert not any(getattr(before, name) for name in ("members", "stack", "queue", "parked", "leaving"))
+            free.set()
+        assert idle(small, big)

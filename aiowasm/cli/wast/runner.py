@@ -158,7 +158,7 @@ class _Agent:
             if name in self.lacking:
                 raise MissingFeatureError(self.lacking[name])
             raise MismatchError(f"there is no instance {name or ''}")
-        return _exports(instance)
+        return {export.name: instance.entity(export) for export in instance.validated.module.exports}
 
     def register(self, command: script.Register) -> Turn[None]:
         yield from ()
@@ -259,17 +259,6 @@ class _Agent:
             raise MismatchError(f"there is no thread {command.thread or ''}")
         while not agent.done:
             yield inf
-
-
-def _exports(instance: ModuleInst) -> dict[str, Import]:
-    spaces: dict[str, Any] = {
-        "func": instance.funcs,
-        "table": instance.tables,
-        "memory": instance.mems,
-        "global": instance.globals,
-        "tag": instance.tags,
-    }
-    return {export.name: spaces[export.kind][export.index] for export in instance.validated.module.exports}
 
 
 def _expect(error: type[AiowasmError], message: str, work: Turn[Any]) -> Turn[None]:

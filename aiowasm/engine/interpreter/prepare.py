@@ -18,6 +18,7 @@ from aiowasm.engine.operators import EVALUATE
 from aiowasm.engine.storage import CMPXCHGS, LOAD_LANES, LOADS, RMWS, STORE_LANES, STORES, WIDTHS
 from aiowasm.syntax.floats import f32_from_bits, f64_from_bits
 from aiowasm.syntax.instructions import BY_CODE, BY_NAME, Instruction
+from aiowasm.syntax.steps import finish
 from aiowasm.validation.record import make_old
 
 if TYPE_CHECKING:
@@ -344,10 +345,4 @@ def prepare_steps(record: FunctionRecord) -> Generator[None, None, Prepared]:
 
 def prepare(record: FunctionRecord) -> Prepared:
     """Return *record* in the form the direct interpreter runs."""
-    steps = prepare_steps(record)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            prepared: Prepared = stop.value
-            return prepared
+    return finish(prepare_steps(record))

@@ -15,6 +15,7 @@ from aiowasm.engine.native.compiler import compile_function
 from aiowasm.engine.native.handlers import Handlers
 from aiowasm.engine.native.layout import Activation
 from aiowasm.errors import FrameInfo, InvalidError, LimitError, MalformedError
+from aiowasm.syntax.steps import finish
 from aiowasm.validation.module import validate_function_steps
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ class Function:
         if self._traced is None:
             # Compiling again is deterministic, and traps are rare: nothing is kept for them.
             steps = validate_function_steps(self.code.validated, self.index)
-            record = _finish(steps)
+            record = finish(steps)
             layout, stencils = self.code.layout, self.code.stencils
-            self._traced = _finish(compile_function(self.code.validated, record, layout, stencils, [], []))
+            self._traced = finish(compile_function(self.code.validated, record, layout, stencils, [], []))
             self._offsets = record.offsets
         operator: int = self._traced.operator(offset)
         return operator
@@ -61,14 +62,6 @@ class Function:
         return FrameInfo(
             instance.name, function_name(instance, funcidx), funcidx, self._offsets[at] if at >= 0 else None
         )
-
-
-def _finish(steps: Generator[None, None, Any]) -> Any:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value
 
 
 class ModuleCode:

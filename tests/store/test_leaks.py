@@ -16,7 +16,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from aiowasm import AiowasmError, Caller, HostModule, Instance, Limits, Module, Store, i32
+from aiowasm import AiowasmError, Caller, HostModule, Instance, Limits, Module, Store, Trap, i32
+from aiowasm.store.activation import Activation
 from aiowasm.store.gate import current_gate
 from aiowasm.syntax import matching
 
@@ -176,3 +177,28 @@ async def test_a_closed_namespace_leaves_nothing(engine: str) -> None:
                 await guest.exports.later(3)
         assert objects() - alive < 40
         assert store.statistics().instances == 0
+
+
+async def test_calls_that_end_badly_are_gone_at_once(engine: str) -> None:
+    """Without the collector: nothing of a call is in a cycle with the traceback of what it raised."""
+    text = '(module (func (export "boom") unreachable) (func (export "spin") (loop (br 0))))'
+    async with Store(engine=engine) as store:
+        guest = await store.instantiate(await Module.from_text(text))
+
+        async def fail() -> None:
+            for name, options in (("boom", {}), ("boom", {"timeout": 60}), ("spin", {"fuel": 100})):
+                with pytest.raises(Trap):
+                    await guest.call(name, **options)
+            with pytest.raises(Trap):
+                await guest.exports.boom()
+
+        await fail()
+        gc.collect()
+        before = sum(isinstance(thing, Activation) for thing in gc.get_objects())
+        gc.disable()
+        try:
+            for _ in range(10):
+                await fail()
+            assert sum(isinstance(thing, Activation) for thing in gc.get_objects()) <= before
+        finally:
+            gc.enable()

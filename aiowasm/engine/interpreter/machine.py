@@ -210,26 +210,33 @@ class Machine:
             self.results = (result,) if count == 1 else tuple(result) if count else ()
             return _RETURNED
         except Exception as signal:
-            # The traceback is read and left behind: a kept error must keep no instance alive.
-            traceback, signal.__traceback__ = signal.__traceback__, None
-            before = min(before, len(frames))
-            owed = capture(frames, traceback)
-            for frame in frames[before:]:
-                if frame.__class__ is not Entry:
-                    self._used += frame.code.slots  # type: ignore[union-attr]
-            handle = _SIGNALS.get(type(signal))
-            if handle is None:
-                trap = trap_of(signal, traceback)
-                if trap is None:
-                    raise signal.with_traceback(traceback) from None
-                return self._trapped(trap)
-            self._owed = owed
-            handled: Outcome | None = handle(self, signal)
-            return handled
+            return self._signalled(signal, before)
         except Failed as failed:
-            traceback = failed.__traceback__
-            capture(frames, traceback)
+            capture(frames, failed.__traceback__)
             return self._failed(failed.error)
+
+    def _signalled(self, signal: Exception, before: int) -> Outcome | None:
+        """Deal with what was raised, above the *before* frames that had been explicit.
+
+        In a frame of its own: the traceback holds that of `_step`, which must not hold the traceback.
+        """
+        # The traceback is read and left behind: a kept error must keep no instance alive.
+        traceback, signal.__traceback__ = signal.__traceback__, None
+        frames = self._frames
+        before = min(before, len(frames))
+        owed = capture(frames, traceback)
+        for frame in frames[before:]:
+            if frame.__class__ is not Entry:
+                self._used += frame.code.slots  # type: ignore[union-attr]
+        handle = _SIGNALS.get(type(signal))
+        if handle is None:
+            trap = trap_of(signal, traceback)
+            if trap is None:
+                raise signal.with_traceback(traceback) from None
+            return self._trapped(trap)
+        self._owed = owed
+        handled: Outcome | None = handle(self, signal)
+        return handled
 
     def _continue_work(self) -> Outcome | None:
         """One step of what is long; the next comes in the next slice."""

@@ -185,7 +185,7 @@ class Owned:
 
 
 def _units(entity: MemInst | TableInst) -> int:
-    return -(-len(entity.view) // _PAGE_NBYTES) if isinstance(entity, MemInst) else len(entity.elements)
+    return -(-len(entity.view) // _PAGE_NBYTES) if isinstance(entity, MemInst) else entity.size
 
 
 def take(entity: MemInst | TableInst) -> None:
@@ -206,7 +206,7 @@ def may_grow(entity: MemInst | TableInst, delta: int) -> bool:
             return False
         pages, elements = -(-(len(entity.view) + nbytes) // _PAGE_NBYTES) - _units(entity), 0
     else:
-        if len(entity.elements) + delta > entity.max_elements:
+        if entity.size + delta > entity.max_elements:
             return False
         pages, elements = 0, delta
     owned = entity.owner

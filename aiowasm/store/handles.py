@@ -257,10 +257,10 @@ class Table(Handle[TableInst]):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return f"<Table of {len(self._entity.elements)} {self._entity.reftype}>"
+        return f"<Table of {self._entity.size} {self._entity.reftype}>"
 
     def __len__(self) -> int:
-        return len(self._entity.elements)
+        return self._entity.size
 
     @property
     def reftype(self) -> RefType:
@@ -269,12 +269,12 @@ class Table(Handle[TableInst]):
 
     def _index(self, index: int) -> int:
         self._check()
-        if not 0 <= index < len(self._entity.elements):
-            raise IndexError(f"table index out of bounds: {index} of {len(self._entity.elements)}")
+        if not 0 <= index < self._entity.size:
+            raise IndexError(f"table index out of bounds: {index} of {self._entity.size}")
         return index
 
     def __getitem__(self, index: int) -> Any:
-        return from_engine(self._entity.reftype, self._entity.elements[self._index(index)], self._store.references)
+        return from_engine(self._entity.reftype, self._entity.get(self._index(index)), self._store.references)
 
     def __setitem__(self, index: int, value: Any) -> None:
         """Set an element.
@@ -285,7 +285,7 @@ class Table(Handle[TableInst]):
         index = self._index(index)
         reference = to_engine(self._entity.reftype, value, self._store.references)
         self._store.link(self._entity, reference)
-        self._entity.elements[index] = reference
+        self._entity.set(index, reference)
 
     def grow(self, delta: int, value: Any = None) -> int:
         """Add *delta* elements and return the previous size.

@@ -75,7 +75,7 @@ def own(entity: Any, instance: Instance) -> None:
     entity.owner = Owned(instance, instance.account)
     if isinstance(entity, MemInst | TableInst):
         entity.asks = True
-        what = (-(-len(entity.view) // 65_536), 0) if isinstance(entity, MemInst) else (0, len(entity.elements))
+        what = (-(-len(entity.view) // 65_536), 0) if isinstance(entity, MemInst) else (0, entity.size)
         limit = instance.account.missing(*what)
         if limit is not None:
             entity.owner = None

@@ -175,3 +175,29 @@ async def test_limits_of_memory(engine: str) -> None:
         guest = await store.instantiate(module)
         assert await guest.exports.grow(2) == 1
         assert await guest.exports.grow(1) == -1
+
+
+async def test_guests_call_what_the_host_puts_into_their_table(engine: str) -> None:
+    text = """(module (table (export "t") 2 funcref)
+      (func (export "seven") (result i32) (i32.const 7))
+      (func (export "call") (param i32) (result i32) (call_indirect (result i32) (local.get 0)))
+      (func (export "is_null") (param i32) (result i32) (ref.is_null (table.get (local.get 0)))))"""
+    env = HostModule("env")
+
+    @env.function
+    def eight() -> i32:
+        return 8
+
+    async with Store(engine=engine) as store:
+        guest = await store.instantiate(await Module.from_text(text))
+        table = guest.tables["t"]
+        table[1] = guest.exports.seven
+        assert (await guest.exports.call(1), table[1]) == (7, guest.exports.seven)
+        host = await store.instantiate(env)
+        table[1] = host.exports.eight
+        assert (await guest.exports.call(1), table[1]) == (8, host.exports.eight)
+        assert [await guest.exports.is_null(index) for index in range(2)] == [1, 0]
+        table[1] = None
+        assert await guest.exports.is_null(1) == 1
+        with pytest.raises(Trap, match="uninitialized element"):
+            await guest.exports.call(1)

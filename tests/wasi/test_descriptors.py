@@ -148,6 +148,26 @@ async def test_seeking(guest) -> None:
     assert await guest.call("fd_seek", weak, 1, Whence.CUR, 0) is E.NOTCAPABLE
 
 
+FAR_OFF = (1 << 63) - 1
+
+
+async def test_no_file_reaches_beyond_offsets(guest) -> None:
+    fd = await guest.open("file")
+    for offset in (FAR_OFF - 2, FAR_OFF):
+        assert await guest.call("fd_pread", fd, *guest.iovecs(1, 4), offset, 0) is E.SUCCESS
+        assert guest.u32() == 0
+        assert await guest.call("fd_pwrite", fd, *guest.iovecs(b"data"), offset, 0) is E.FBIG
+        assert await guest.call("fd_seek", fd, offset, Whence.SET, 0) is E.SUCCESS
+        assert await guest.read(fd) == b""
+        assert await guest.call("fd_write", fd, *guest.iovecs(b"data"), 0) is E.FBIG
+        assert await guest.call("fd_pwrite", fd, 0, 0, offset, 0) is E.SUCCESS
+    assert await guest.call("fd_tell", fd, 0) is E.SUCCESS
+    assert guest.u64() == FAR_OFF
+    assert await guest.call("fd_fdstat_set_flags", fd, FdFlags.APPEND) is E.SUCCESS
+    assert await guest.write(fd, b"+") == 1  # the end is somewhere else
+    assert (await guest.stat("file")).size == 11
+
+
 async def test_appending(guest) -> None:
     fd = await guest.open("file", fdflags=FdFlags.APPEND)
     assert await guest.write(fd, b"ab") == 2
@@ -189,6 +209,8 @@ async def test_times(guest) -> None:
     assert (await guest.stat("file")).mtim > 10**18
     for flags in (3, 12, 16):
         assert await guest.call("fd_filestat_set_times", fd, 0, 0, flags) is E.INVAL
+    assert await guest.call("fd_filestat_set_times", fd, 1 << 63, (1 << 64) - 1, 5) is E.SUCCESS
+    assert (await guest.stat("file")).mtim > 10**18  # or what the host's file system can keep
     directory = await guest.open("dir", rights=DIRECTORY_RIGHTS)
     assert await guest.call("fd_filestat_set_times", directory, 1_000, 2_000, 5) is E.SUCCESS
     assert (await guest.stat("dir")).mtim == 2_000

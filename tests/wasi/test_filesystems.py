@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -251,6 +252,14 @@ class TestHostDir:
             pytest.skip("this file system has no such names")
         guest = await spawn(Wasi(fs={"/": HostDir(tmp_path)}))
         assert await guest.list() == [".", ".."]
+
+    async def test_times_that_a_guest_cannot_be_told(self, spawn, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"")
+        guest = await spawn(Wasi(fs={"/": HostDir(tmp_path)}))
+        for seconds, mtim in ((-10, 0), (1 << 35, (1 << 64) - 1)):
+            os.utime(tmp_path / "file", (seconds, seconds))
+            told = int(os.stat(tmp_path / "file").st_mtime)
+            assert (await guest.stat("file")).mtim == (mtim if told == seconds else told * 10**9)
 
     async def test_closing_it_leaves_guests_theirs(self, spawn, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"x")

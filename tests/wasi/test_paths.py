@@ -95,6 +95,48 @@ async def test_path_open(guest) -> None:
     assert await guest.call("path_open", 3, 0, "file", 0, READ, 0, 0, FAR) is E.FAULT
 
 
+async def test_a_dot_at_the_end_is_no_entry(guest) -> None:
+    """What stands before it has to be a directory, and the entry itself cannot be made, moved or removed so."""
+    for name, arguments, errno in (
+        ("path_remove_directory", (3, "dir/deep/."), E.INVAL),
+        ("path_remove_directory", (3, "dir/./"), E.INVAL),
+        ("path_create_directory", (3, "new/."), E.NOENT),
+        ("path_create_directory", (3, "dir/."), E.EXIST),
+        ("path_unlink_file", (3, "dir/."), E.ISDIR),
+        ("path_unlink_file", (3, "file/."), E.NOTDIR),
+        ("path_rename", (3, "dir/.", 3, "new"), E.BUSY),
+        ("path_rename", (3, "dir", 3, "new/."), E.NOENT),
+        ("path_link", (3, 0, "file", 3, "new/."), E.NOENT),
+        ("path_symlink", ("file", 3, "new/."), E.NOENT),
+        ("path_open", (3, 1, "new/.", OFlags.CREAT, BOTH, 0, 0, 0), E.NOENT),
+        ("path_open", (3, 1, "dir/.", OFlags.CREAT | OFlags.EXCL, READ, 0, 0, 0), E.EXIST),
+        ("path_open", (3, 1, "dir/.", 0, READ, 0, 0, 0), E.SUCCESS),
+        ("path_filestat_get", (3, 0, "dir/././", 0x800), E.SUCCESS),
+        ("path_symlink", ("dir/.", 3, "to_dot"), E.SUCCESS),
+        ("path_filestat_get", (3, 0, "to_dot/inner", 0x800), E.SUCCESS),
+        ("path_filestat_get", (3, 1, "to_dot", 0x800), E.SUCCESS),
+    ):
+        assert await guest.call(name, *arguments) is errno, (name, arguments)
+
+
+async def test_a_link_with_a_slash_is_not_what_is_made_moved_or_removed(guest) -> None:
+    assert await guest.call("path_symlink", "dir/deep", 3, "to_dir") is E.SUCCESS
+    assert await guest.call("path_symlink", "none", 3, "to_none") is E.SUCCESS
+    assert await guest.call("path_unlink_file", 3, "dir/deep/x") is E.SUCCESS
+    for name, arguments, errno in (
+        ("path_remove_directory", (3, "to_dir/"), E.NOTDIR),
+        ("path_rename", (3, "to_dir/", 3, "new"), E.NOTDIR),
+        ("path_rename", (3, "file", 3, "to_dir/"), E.NOTDIR),
+        ("path_create_directory", (3, "to_none/"), E.EXIST),
+        ("path_create_directory", (3, "to_dir/"), E.EXIST),
+        ("path_filestat_get", (3, 0, "to_none/", 0x800), E.NOENT),
+        ("path_filestat_get", (3, 0, "to_dir/", 0x800), E.SUCCESS),
+    ):
+        assert await guest.call(name, *arguments) is errno, (name, arguments)
+    assert (await guest.stat("dir/deep")).filetype is FileType.DIRECTORY
+    assert await guest.opens("none") is E.NOENT
+
+
 async def test_path_open_creates_and_truncates(guest) -> None:
     fd = await guest.open("new", OFlags.CREAT | OFlags.EXCL)
     assert await guest.write(fd, b"hello") == 5

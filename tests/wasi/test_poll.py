@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
@@ -67,8 +68,13 @@ async def test_subscriptions_with_errors(guest) -> None:
     assert await poll(guest, on(3, 99)) == [(3, E.BADF, 1, 0)]
     assert await poll(guest, on(5, directory)) == [(5, E.BADF, 1, 0)]
     assert await poll(guest, on(6, 0, 9)) == [(6, E.INVAL, 9, 0)]
-    weak = await guest.open("file", rights=FILE_RIGHTS & ~Rights.POLL_FD_READWRITE)
-    assert await poll(guest, on(7, weak)) == [(7, E.NOTCAPABLE, 1, 0)]
+    for right in (Rights.POLL_FD_READWRITE, Rights.FD_READ):
+        weak = await guest.open("file", rights=FILE_RIGHTS & ~right)
+        assert await poll(guest, on(7, weak)) == [(7, E.NOTCAPABLE, 1, 0)]
+    weak = await guest.open("file", rights=FILE_RIGHTS & ~Rights.FD_WRITE)
+    assert await poll(guest, on(8, weak, EventType.FD_WRITE)) == [(8, E.NOTCAPABLE, 2, 0)]
+    for cpu in (ClockId.PROCESS_CPUTIME, ClockId.THREAD_CPUTIME):  # which does not pass for who sleeps
+        assert await poll(guest, clock(9, 0, clock_id=cpu)) == [(9, E.NOTSUP, 0, 0)]
 
 
 async def test_stdout_cannot_be_read_nor_stdin_written(guest) -> None:
@@ -87,6 +93,66 @@ async def test_the_end_of_stdin_is_readable(spawn) -> None:
     guest = await spawn(Wasi())
     assert await poll(guest, on(1, 0), clock(2, 1000 * MS)) == [(1, 0, 1, 0)]
     assert guest.memory.read_u16(OUT + 24) == 1  # hung up
+
+
+async def test_the_end_of_a_connection_is_readable(spawn) -> None:
+    ours, theirs = socket.socketpair()
+    guest = await spawn(Wasi(sockets=[theirs]))
+    ours.send(b"last")
+    ours.close()
+    assert await poll(guest, on(1, 3)) == [(1, 0, 1, 4)]
+    assert guest.memory.read_u16(OUT + 24) == 0
+    assert await guest.read(3) == b"last"
+    assert await poll(guest, on(1, 3)) == [(1, 0, 1, 0)]
+    assert guest.memory.read_u16(OUT + 24) == 1  # hung up
+
+
+async def test_a_timer_that_is_early(spawn) -> None:
+    """A guest is never woken without an event."""
+    sleeps = []
+
+    class Early(SystemClock):
+        async def sleep(self, nanoseconds: int) -> None:
+            sleeps.append(nanoseconds)
+            await super().sleep(nanoseconds // 2)
+
+    guest = await spawn(Wasi(clock=Early()))
+    assert await poll(guest, clock(1, 10 * MS)) == [(1, 0, 0, 0)]
+    assert len(sleeps) > 1
+
+
+@pytest.fixture
+def high_descriptors():
+    """Let new descriptors have numbers that select() does not take."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] < 2048:
+        pytest.skip("this process may not have as many descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, before[1]))
+    low = [os.open(os.devnull, os.O_RDONLY)]
+    while low[-1] < 1024:
+        low.append(os.dup(low[0]))
+    yield
+    for fd in low:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_descriptors_of_a_busy_server(spawn, high_descriptors) -> None:
+    ours, theirs = socket.socketpair()
+    reading, writing = os.pipe()
+    with (
+        ours,
+        socket.create_server(("127.0.0.1", 0)) as server,
+        os.fdopen(reading, "rb", buffering=0) as source,
+        os.fdopen(writing, "wb", buffering=0) as target,
+    ):
+        assert min(server.fileno(), theirs.fileno(), reading) > 1023
+        guest = await spawn(Wasi(stdin=source, stdout=target, listeners=[server], sockets=[theirs]))
+        events = [on(1, 1, 2), on(2, 4, 2), on(3, 3), on(4, 0), clock(5, 1000 * MS)]
+        assert [event[:2] for event in await poll(guest, *events)] == [(1, 0), (2, 0)]
+        assert await guest.write(1, b"x") == 1
+        assert [event[:2] for event in await poll(guest, *events[2:])] == [(4, 0)]
 
 
 async def test_waiting_for_several_streams(spawn) -> None:

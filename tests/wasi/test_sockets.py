@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from aiowasm.host.wasi import Wasi
-from aiowasm.host.wasi.abi import FUNCTIONS, Errno, FdFlags, FileType, RiFlags, SdFlags
+from aiowasm.host.wasi.abi import FUNCTIONS, Errno, FdFlags, FileType, RiFlags, Rights, SdFlags
 from aiowasm.host.wasi.descriptors import SOCKET_RIGHTS
 
 pytestmark = pytest.mark.anyio
@@ -65,6 +65,8 @@ async def test_a_connection(spawn, ours_and_theirs) -> None:
     assert await guest.call("sock_recv", 3, *guest.iovecs(1), 0, 0, FAR) is E.FAULT
     assert await guest.call("sock_send", 3, *guest.iovecs(b"x"), 0, FAR) is E.FAULT
     assert await guest.call("sock_accept", 3, 0, 0) is E.INVAL
+    for name in ("fd_sync", "fd_datasync"):
+        assert await guest.call(name, 3) is E.INVAL
 
 
 async def test_waiting(spawn, ours_and_theirs) -> None:
@@ -133,6 +135,17 @@ async def test_accepting(spawn, listening) -> None:
     assert await guest.call("fd_close", 4) is E.SUCCESS
     assert await guest.call("fd_close", 3) is E.SUCCESS
     assert listening.fileno() >= 0  # it is the application's
+
+
+async def test_a_listener_gives_no_more_than_it_inherits(spawn, listening) -> None:
+    guest = await spawn(Wasi(listeners=[listening]))
+    rights = int(Rights.SOCK_ACCEPT)
+    assert await guest.call("fd_fdstat_set_rights", 3, rights, SOCKET_RIGHTS & ~Rights.FD_WRITE) is E.SUCCESS
+    with socket.create_connection(listening.getsockname()):
+        assert await guest.call("sock_accept", 3, 0, 0) is E.SUCCESS
+        assert await guest.call("sock_send", 4, *guest.iovecs(b"x"), 0, 0) is E.NOTCAPABLE
+    assert await guest.call("fd_fdstat_set_rights", 3, 0, 0) is E.SUCCESS
+    assert await guest.call("sock_accept", 3, 0, 0) is E.NOTCAPABLE
 
 
 async def test_listeners_and_streams_of_anyio(spawn) -> None:

@@ -96,6 +96,14 @@ async def test_a_stream_that_is_closed_is_a_broken_pipe(spawn) -> None:
     assert await guest.call("fd_write", 1, *guest.iovecs(b"x"), 0) is E.PIPE
 
 
+async def test_a_stream_that_the_application_closed(spawn) -> None:
+    send, receive = anyio.create_memory_object_stream[bytes](2)
+    send.close()
+    receive.close()
+    guest = await spawn(Wasi(stdin=receive))
+    assert await guest.call("fd_read", 0, *guest.iovecs(1), 0) is E.IO
+
+
 async def test_more_output_than_allowed(spawn) -> None:
     guest = await spawn(Wasi(max_output_nbytes=10))
     assert await guest.write(1, b"x" * 10) == 10

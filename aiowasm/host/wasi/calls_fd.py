@@ -70,6 +70,22 @@ def _fd(system: System, fd: int, rights: int) -> Descriptor:
     return descriptor
 
 
+def _cut(buffers: list[memoryview], offset: int) -> list[memoryview]:
+    """Return what of *buffers* can be filled from *offset*: no file has bytes beyond `_MAX_OFFSET`."""
+    left = _MAX_OFFSET - offset
+    found = []
+    for buffer in buffers:
+        if left:
+            found.append(buffer[:left])
+            left -= len(found[-1])
+    return found
+
+
+def _check_end(offset: int, nbytes: int) -> None:
+    if offset + nbytes > _MAX_OFFSET:
+        raise WasiError(Errno.FBIG)
+
+
 def fd_read(system: System, caller: Guest, fd: int, iovs: int, count: int, result: int) -> Answer:
     descriptor = _fd(system, fd, _FD_READ)
     view = system.view(caller)
@@ -77,8 +93,11 @@ def fd_read(system: System, caller: Guest, fd: int, iovs: int, count: int, resul
     buffers = system.buffers(caller, view, iovs, count)
     done: int | None
     if isinstance(descriptor, FileDescriptor):
-        if descriptor.file.may_wait(sum(map(len, buffers))):
+        nbytes = sum(map(len, buffers))
+        if descriptor.file.may_wait(nbytes):
             return _read_file(system, caller, descriptor, iovs, count, None, result)
+        if descriptor.position + nbytes > _MAX_OFFSET:
+            buffers = _cut(buffers, descriptor.position)
         done = run(descriptor.file.pread(buffers, descriptor.position)) if buffers else 0
         descriptor.position += done
     else:
@@ -119,8 +138,9 @@ async def _read_file(
 ) -> int:
     # Beside the guest's memory: that may move meanwhile, and must not change under a guest that was cancelled.
     nbytes = sum(map(len, system.buffers(None, system.view(caller), iovs, count)))
-    own = memoryview(bytearray(nbytes))
-    done = await descriptor.file.pread([own], descriptor.position if offset is None else offset) if nbytes else 0
+    start = descriptor.position if offset is None else offset
+    own = memoryview(bytearray(min(nbytes, _MAX_OFFSET - start)))
+    done = await descriptor.file.pread([own], start) if own else 0
     if offset is None:
         descriptor.position += done
     view = system.view(caller)
@@ -136,8 +156,11 @@ def fd_pread(system: System, caller: Guest, fd: int, iovs: int, count: int, offs
     buffers = system.buffers(caller, view, iovs, count)
     if offset > _MAX_OFFSET:
         raise WasiError(Errno.INVAL)
-    if descriptor.file.may_wait(sum(map(len, buffers))):
+    nbytes = sum(map(len, buffers))
+    if descriptor.file.may_wait(nbytes):
         return _read_file(system, caller, descriptor, iovs, count, offset, result)
+    if offset + nbytes > _MAX_OFFSET:
+        buffers = _cut(buffers, offset)
     put_u32(view, result, run(descriptor.file.pread(buffers, offset)) if buffers else 0)
     return Errno.SUCCESS
 
@@ -149,7 +172,10 @@ def fd_write(system: System, caller: Guest, fd: int, iovs: int, count: int, resu
     buffers = system.buffers(caller, view, iovs, count)
     done: int | None
     if isinstance(descriptor, FileDescriptor):
-        if descriptor.flags & _SYNC or descriptor.file.may_wait(sum(map(len, buffers))):
+        nbytes = sum(map(len, buffers))
+        if not descriptor.flags & _APPEND:
+            _check_end(descriptor.position, nbytes)
+        if descriptor.flags & _SYNC or descriptor.file.may_wait(nbytes):
             return _write_file(system, caller, descriptor, buffers, None, result)
         if descriptor.flags & _APPEND:
             done, descriptor.position = run(descriptor.file.append(buffers))
@@ -227,7 +253,9 @@ def fd_pwrite(system: System, caller: Guest, fd: int, iovs: int, count: int, off
     buffers = system.buffers(caller, view, iovs, count)
     if offset > _MAX_OFFSET:
         raise WasiError(Errno.INVAL)
-    if descriptor.flags & _SYNC or descriptor.file.may_wait(sum(map(len, buffers))):
+    nbytes = sum(map(len, buffers))
+    _check_end(offset, nbytes)
+    if descriptor.flags & _SYNC or descriptor.file.may_wait(nbytes):
         return _write_file(system, caller, descriptor, buffers, offset, result)
     put_u32(view, result, run(descriptor.file.pwrite(buffers, offset)) if buffers else 0)
     return Errno.SUCCESS
@@ -281,12 +309,13 @@ def fd_renumber(system: System, _caller: Guest, fd: int, to: int) -> int:
 
 
 def _sync(system: System, fd: int, right: Rights, *, data_only: bool) -> Answer:
-    descriptor = system.descriptor(fd, right) if not isinstance(system.table[fd], StreamDescriptor) else None
-    if isinstance(descriptor, FileDescriptor):
-        return _synced(descriptor.file.sync(data_only=data_only))
-    if isinstance(descriptor, DirectoryDescriptor):
-        return _synced(descriptor.directory.sync(data_only=data_only))
-    raise WasiError(Errno.INVAL)
+    descriptor = system.table[fd]
+    if not isinstance(descriptor, FileDescriptor | DirectoryDescriptor):
+        raise WasiError(Errno.INVAL)
+    if not descriptor.rights & right:
+        raise WasiError(Errno.NOTCAPABLE)
+    opened = descriptor.file if isinstance(descriptor, FileDescriptor) else descriptor.directory
+    return _synced(opened.sync(data_only=data_only))
 
 
 async def _synced(work: object) -> int:

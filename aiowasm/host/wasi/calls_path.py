@@ -257,18 +257,13 @@ def path_create_directory(system: System, caller: Guest, fd: int, path: int, pat
 async def _create_directory(system: System, base: DirectoryDescriptor, path: str) -> int:
     walk = _walk(system, base)
     try:
-        await _start_new(walk, path)
+        await walk.start(path, follow_before_slash=False)
         if walk.name is None or walk.is_mount():
             raise WasiError(Errno.EXIST)
         await walk.directory.create_directory(walk.name)
     finally:
         walk.close()
     return Errno.SUCCESS
-
-
-async def _start_new(walk: Walk, path: str) -> None:
-    """Walk to where something shall be made: a link there exists already, whatever stands behind it."""
-    await walk.start(path)
 
 
 def path_remove_directory(system: System, caller: Guest, fd: int, path: int, path_nbytes: int) -> Answer:
@@ -279,10 +274,10 @@ def path_remove_directory(system: System, caller: Guest, fd: int, path: int, pat
 async def _remove_directory(system: System, base: DirectoryDescriptor, path: str) -> int:
     walk = _walk(system, base)
     try:
-        await walk.start(path)
+        await walk.start(path, follow_before_slash=False)
         if walk.name is None:
             # `.`, or the directory a path ends at with `..`: not empty, or the guest's own.
-            raise WasiError(Errno.INVAL if walk.is_at_base else Errno.NOTEMPTY)
+            raise WasiError(Errno.INVAL if walk.ends_with_dot or walk.is_at_base else Errno.NOTEMPTY)
         _refuse_mount(system, walk)
         await walk.directory.remove_directory(walk.name)
     finally:
@@ -365,7 +360,7 @@ def path_symlink(
 async def _symlink(system: System, base: DirectoryDescriptor, target: str, path: str) -> int:
     walk = _walk(system, base)
     try:
-        await _start_new(walk, path)
+        await walk.start(path)
         await _check_new_entry(walk)
         await walk.directory.symlink(walk.name or "", target)
     finally:
@@ -406,7 +401,7 @@ async def _link(system: System, old: DirectoryDescriptor, source: str, new: Dire
     walk, to = _walk(system, old), _walk(system, new)
     try:
         await walk.start(source)
-        await _start_new(to, target)
+        await to.start(target)
         if walk.name is None or walk.is_mount():
             raise WasiError(Errno.PERM)
         stat = await walk.directory.stat_entry(walk.name)
@@ -442,8 +437,8 @@ def path_rename(
 async def _rename(system: System, old: DirectoryDescriptor, source: str, new: DirectoryDescriptor, target: str) -> int:
     walk, to = _walk(system, old), _walk(system, new)
     try:
-        await walk.start(source)
-        await _start_new(to, target)
+        await walk.start(source, follow_before_slash=False)
+        await to.start(target, follow_before_slash=False)
         if walk.name is None or to.name is None:
             raise WasiError(Errno.BUSY)
         _refuse_mount(system, walk)

@@ -35,6 +35,10 @@ from aiowasm.host.wasi.system import Answer, Guest, System, check, put_u32
 MAX_SUBSCRIPTIONS: Final = 4096
 """More is `INVAL`."""
 
+_POLL: Final = int(Rights.POLL_FD_READWRITE)
+_READ: Final = int(Rights.FD_READ)
+_WRITE: Final = int(Rights.FD_WRITE)
+
 _HEAD: Final = struct.Struct("<QB")
 _CLOCK: Final = struct.Struct("<IxxxxQQH")
 _FD: Final = struct.Struct("<I")
@@ -89,9 +93,11 @@ async def _poll(system: System, caller: Guest, wanted: list[_Subscription], even
     times = [deadline for deadline in deadlines if isinstance(deadline, tuple)]
     if len(times) == len(wanted):
         # Sleeping, the most frequent use: no tasks.
-        clock, until = min(times, key=lambda time: time[1] - system.clock.now(time[0]))
-        await system.clock.sleep(max(0, until - system.clock.now(clock)))
-        found = await _happened(system, wanted, deadlines)
+        found: list[_Event] = []
+        while not found:  # a timer may be early, and the time of day may be set back
+            clock, until = min(times, key=lambda time: time[1] - system.clock.now(time[0]))
+            await system.clock.sleep(max(0, until - system.clock.now(clock)))
+            found = await _happened(system, wanted, deadlines)
     else:
         await anyio.lowlevel.checkpoint()
         found = await _happened(system, wanted, deadlines)
@@ -115,6 +121,8 @@ def _deadline(system: System, subscription: _Subscription) -> tuple[ClockId, int
         clock = clock_of(subscription.clock)
     except WasiError as error:
         return error.errno
+    if clock not in (ClockId.REALTIME, ClockId.MONOTONIC):
+        return Errno.NOTSUP  # who sleeps uses no CPU time: it might never come
     absolute = subscription.flags & SubclockFlags.ABSTIME
     return clock, subscription.timeout if absolute else system.clock.now(clock) + subscription.timeout
 
@@ -146,14 +154,16 @@ async def _descriptor_event(system: System, subscription: _Subscription) -> _Eve
         return _Event(subscription.userdata, errno_of(error), subscription.kind)
     if nbytes is None:
         return None
-    hung_up = subscription.kind == EventType.FD_READ and nbytes == 0 and isinstance(descriptor, StreamDescriptor)
+    ends = isinstance(descriptor, StreamDescriptor | SocketDescriptor)
+    hung_up = subscription.kind == EventType.FD_READ and nbytes == 0 and ends
     return _Event(subscription.userdata, Errno.SUCCESS, subscription.kind, nbytes, int(hung_up))
 
 
 def _subscribed(system: System, subscription: _Subscription) -> Descriptor:
     if subscription.kind not in (EventType.FD_READ, EventType.FD_WRITE):
         raise WasiError(Errno.INVAL)
-    descriptor = system.descriptor(subscription.fd, int(Rights.POLL_FD_READWRITE))
+    descriptor = system.table[subscription.fd]
+    needed = _POLL
     if isinstance(descriptor, StreamDescriptor):
         stream = descriptor.input if subscription.kind == EventType.FD_READ else descriptor.output
         if stream is None:
@@ -162,6 +172,10 @@ def _subscribed(system: System, subscription: _Subscription) -> Descriptor:
         raise WasiError(Errno.BADF)
     elif isinstance(descriptor, ListenerDescriptor) and subscription.kind == EventType.FD_WRITE:
         raise WasiError(Errno.INVAL)
+    if not isinstance(descriptor, ListenerDescriptor):
+        needed |= _READ if subscription.kind == EventType.FD_READ else _WRITE
+    if descriptor.rights & needed != needed:
+        raise WasiError(Errno.NOTCAPABLE)
     return descriptor
 
 

@@ -49,7 +49,7 @@ def _accept(system: System, caller: Guest, descriptor: ListenerDescriptor, flags
     if accepted is None:
         return False
     system.attach(caller)
-    connection = SocketDescriptor(Connection(accepted), flags)
+    connection = SocketDescriptor(Connection(accepted), flags, descriptor.inheriting)
     try:
         put_u32(system.view(caller), result, system.table.add(connection))
     except BaseException:

@@ -166,8 +166,8 @@ class SocketDescriptor(Descriptor):
     __slots__ = ("connection",)
     filetype = FileType.SOCKET_STREAM
 
-    def __init__(self, connection: Connection, flags: int = 0) -> None:
-        super().__init__(SOCKET_RIGHTS, 0, flags)
+    def __init__(self, connection: Connection, flags: int = 0, rights: int = SOCKET_RIGHTS) -> None:
+        super().__init__(rights, 0, flags)
         self.connection = connection
 
     def close(self) -> None:

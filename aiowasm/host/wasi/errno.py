@@ -57,4 +57,6 @@ def errno_of(error: BaseException) -> Errno:
         return Errno.OVERFLOW
     if isinstance(error, MemoryError):
         return Errno.NOMEM
+    if isinstance(error, UnicodeError):  # a name that the host's file names cannot spell
+        return Errno.ILSEQ
     return Errno.IO

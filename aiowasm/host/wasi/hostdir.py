@@ -118,6 +118,14 @@ def _duplicate(fd: int) -> int:
     return os.open(".", _OPEN_DIRECTORY, dir_fd=fd)
 
 
+_MAX_TIME: Final = (1 << 64) - 1
+
+
+def _time(nanoseconds: int) -> int:
+    """Return the nearest time that a guest can be told: from 1970 to 2554."""
+    return min(max(0, nanoseconds), _MAX_TIME)
+
+
 def _stat(result: os.stat_result) -> Stat:
     return Stat(
         result.st_dev & (1 << 64) - 1,
@@ -125,9 +133,9 @@ def _stat(result: os.stat_result) -> Stat:
         _FILETYPES.get(modes.S_IFMT(result.st_mode), FileType.UNKNOWN),
         result.st_nlink,
         result.st_size,
-        max(0, result.st_atime_ns),
-        max(0, result.st_mtime_ns),
-        max(0, result.st_ctime_ns),
+        _time(result.st_atime_ns),
+        _time(result.st_mtime_ns),
+        _time(result.st_ctime_ns),
     )
 
 

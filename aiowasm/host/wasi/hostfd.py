@@ -19,6 +19,7 @@ from typing import Final
 import anyio
 
 from aiowasm.host.wasi.abi import FileType
+from aiowasm.host.wasi.readiness import is_ready
 from aiowasm.host.wasi.streams import CHUNK_NBYTES, Input, Output, scatter
 
 __all__ = ("FdInput", "FdOutput", "filetype_of_fd")
@@ -167,7 +168,7 @@ class FdInput(Input):
         if self._is_regular:
             return max(0, os.fstat(self._fd).st_size - os.lseek(self._fd, 0, os.SEEK_CUR))
         if self._is_pipe:
-            return 1 if select.select([self._fd], [], [], 0)[0] else None
+            return 1 if is_ready(self._fd, write=False) else None
         reader = self._reader_now()
         return len(reader.data) if reader.ready else None
 
@@ -212,7 +213,7 @@ class FdOutput(Output):
             await self.wait_writable()
 
     def writable(self) -> bool:
-        return not self._waits or bool(select.select([], [self._fd], [], 0)[1])
+        return not self._waits or is_ready(self._fd, write=True)
 
     async def wait_writable(self) -> None:
         if self._waits:

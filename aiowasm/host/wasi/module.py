@@ -54,7 +54,7 @@ _WAITS_WITH_FILES: Final = frozenset(
 )
 """What waits only if a file system does."""
 _NOT_IN_SNAPSHOT_0: Final = frozenset({"sock_accept"})
-_FAILURES: Final = (WasiError, OSError, OverflowError, MemoryError)
+_FAILURES: Final = (WasiError, OSError, OverflowError, MemoryError, UnicodeError)
 
 Call = Callable[..., Any]
 

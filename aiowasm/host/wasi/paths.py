@@ -65,8 +65,8 @@ class Walk:
     """A path on its way to its last component.
 
     After `start`, the path names the entry `name` of `directory`; `name` is None if it names `directory` itself (`.`,
-    or a path that ends with `..`). `must_be_directory`: the path ends with a slash. `close` gives back the directories
-    opened on the way.
+    or a path that ends with `.` or `..`). `must_be_directory`: the path ends with a slash. `ends_with_dot`: its last
+    component is `.`, which no entry is. `close` gives back the directories opened on the way.
     """
 
     __slots__ = (
@@ -78,6 +78,7 @@ class Walk:
         "_places",
         "_stack",
         "directory",
+        "ends_with_dot",
         "must_be_directory",
         "name",
     )
@@ -86,6 +87,7 @@ class Walk:
         self.directory = base
         self.name: str | None = None
         self.must_be_directory = False
+        self.ends_with_dot = False
         self._stack: list[Directory] = []  # what `..` returns to; the base is never closed here
         self._owned: list[bool] = []  # whether what was entered is ours to close: the root of a mount is not
         self._pending: list[str] = []  # components still to go, the next one last
@@ -94,12 +96,16 @@ class Walk:
         self._mounts = mounts
         self._places = [place]
 
-    async def start(self, path: str, *, follow: bool = False) -> None:
-        """Walk to the last component of *path*; with *follow*, on through a symbolic link there."""
+    async def start(self, path: str, *, follow: bool = False, follow_before_slash: bool = True) -> None:
+        """Walk to the last component of *path*; with *follow*, on through a symbolic link there.
+
+        A link with a slash behind it is the directory it leads to, unless *follow_before_slash* is False: then it is
+        the entry that it is, as for systems when they make, move or remove directories.
+        """
         check_path(path)
         self._push(path)
         await self._go()
-        if follow or self.must_be_directory:
+        if follow or (follow_before_slash and self.must_be_directory):
             await self.follow_links()
 
     async def follow_links(self) -> None:
@@ -152,8 +158,10 @@ class Walk:
         if self._count > _MAX_COMPONENTS:
             raise WasiError(Errno.NAMETOOLONG)
         if not self._pending:
-            last = path.rpartition("/")[2]
-            self.must_be_directory = self.must_be_directory or last in ("", ".", "..")
+            self.must_be_directory = self.must_be_directory or path.rpartition("/")[2] in ("", ".", "..")
+            self.ends_with_dot = path.rstrip("/").rpartition("/")[2] == "."
+            if self.ends_with_dot and components:
+                components.append(".")  # what stands before it has to be entered
         components.reverse()
         self._pending += components
 
@@ -173,6 +181,8 @@ class Walk:
                 if not self._stack:
                     raise WasiError(Errno.NOTCAPABLE)
                 self._leave()
+            elif component == ".":
+                continue
             elif not pending:
                 self.name = component
                 return

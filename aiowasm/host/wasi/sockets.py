@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 from collections.abc import Sequence
 from typing import Final
@@ -15,6 +14,7 @@ from anyio.streams.stapled import MultiListener
 
 from aiowasm.host.wasi.abi import Errno, SdFlags
 from aiowasm.host.wasi.errno import WasiError
+from aiowasm.host.wasi.readiness import is_ready
 
 __all__ = ("Connection", "Listener", "check_socket", "raw_socket")
 
@@ -60,7 +60,7 @@ class Connection:
     def ready(self, *, write: bool) -> int | None:
         """Return how much can be moved without waiting (1 where unknown, 0 at the end), or None."""
         if write:
-            return 1 if select.select([], [self.socket], [], 0)[1] else None
+            return 1 if is_ready(self.socket.fileno(), write=True) else None
         try:
             return len(self.socket.recv(_PEEK_NBYTES, socket.MSG_PEEK))
         except BlockingIOError:
@@ -97,7 +97,7 @@ class Listener:
 
     def ready(self) -> int | None:
         """Return 1 if there is a connection to accept, or None."""
-        return 1 if select.select([self.socket], [], [], 0)[0] else None
+        return 1 if is_ready(self.socket.fileno(), write=False) else None
 
     async def wait_readable(self) -> None:
         """Suspend until there is a connection to accept."""

@@ -171,7 +171,7 @@ class ReceivedInput(_Buffered):
                     return data
         except anyio.EndOfStream:
             return b""
-        except anyio.BrokenResourceError:
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             raise WasiError(Errno.IO) from None
 
 

@@ -261,6 +261,12 @@ class Waiting(FileSystem):
         return _slow(self.inner.open_root())
 
 
+@pytest.fixture
+def waiting() -> type[Waiting]:
+    """What makes every operation of a file system suspend."""
+    return Waiting
+
+
 def _slow(target: Any) -> Any:
     """A stand-in for a directory or file that suspends before every operation."""
     base = Directory if isinstance(target, Directory) else File

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aiowasm.host.wasi import MemFS, Wasi
+from aiowasm.host.wasi import MemFS, Wasi, calls_readdir
 from aiowasm.host.wasi.abi import FDSTAT, FUNCTIONS, Errno, FdFlags, FileType, OFlags, Rights, Whence
 from aiowasm.host.wasi.descriptors import ALL_RIGHTS, DIRECTORY_RIGHTS, FILE_RIGHTS
 from aiowasm.host.wasi.system import MAX_CALL_NBYTES, MAX_IOVECS
@@ -282,6 +282,17 @@ async def test_listing(guest) -> None:
     assert await guest.call("fd_readdir", fd, FAR, 1000, 0, 0) is E.FAULT
     assert await guest.call("fd_readdir", fd, 0x1000, 1000, 0, FAR) is E.FAULT
     assert await guest.call("fd_readdir", fd, 0x1000, 0xFFFF_FFFF, 0, 0) is E.FAULT
+
+
+async def test_listings_are_bounded(guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept of them together: one that was dropped is taken anew, and goes on where it was."""
+    monkeypatch.setattr(calls_readdir, "MAX_LISTED", 7)
+    other = await guest.open("dir", rights=DIRECTORY_RIGHTS)
+    assert await guest.call("fd_readdir", 3, 0x1000, 60, 0, 0) is E.SUCCESS
+    assert sorted(await guest.list(other)) == [".", "..", "deep", "inner"]
+    await guest.open("more", OFlags.CREAT)
+    assert await guest.call("fd_readdir", 3, 0x1000, 1000, 2, 0) is E.SUCCESS
+    assert b"more" in guest.memory.read(0x1000, guest.u32())
 
 
 async def test_too_many_open_files(spawn) -> None:

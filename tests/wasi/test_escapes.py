@@ -7,6 +7,7 @@ that take a path, and is judged by whether the secret or what is outside was rea
 from __future__ import annotations
 
 import os
+import select
 import socket
 import sys
 import threading
@@ -260,6 +261,13 @@ async def test_devices_pipes_and_sockets_are_not_opened(spawn, tmp_path: Path, k
             for rights in (2, 64, 66):
                 # A pipe without a reader would make the one who opens it for writing wait.
                 assert await guest.opens(name, rights=rights) in (Errno.NOTSUP, Errno.ROFS), name
+        # Nothing was opened and closed again either: whoever reads the pipe would have taken that for its end.
+        reading = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+        poll = select.poll()
+        poll.register(reading, select.POLLIN)
+        assert await guest.opens("pipe", rights=64) in (Errno.NOTSUP, Errno.ROFS)
+        assert poll.poll(0) == []
+        os.close(reading)
     if os.path.exists("/dev/null"):
         guest = await spawn(Wasi(fs={"/dev": HostDir("/dev")}))
         for name in ("null", "zero", "tty", "ptmx"):

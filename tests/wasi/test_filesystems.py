@@ -6,8 +6,10 @@ import io
 import os
 import sys
 import zipfile
+from errno import EACCES
 from pathlib import Path
 
+import anyio
 import pytest
 
 from aiowasm.host.wasi import HostDir, MemFS, Overlay, ResourceFS, Symlink, Wasi, ZipFS
@@ -43,6 +45,46 @@ class TestMemFS:
             MemFS(contents)
         with pytest.raises(TypeError):
             MemFS({"a": 3})
+
+    @pytest.mark.parametrize("target", ["", "a\0b", "\ud800"])
+    def test_targets_that_no_link_has(self, target: str) -> None:
+        with pytest.raises(ValueError, match="cannot lead to"):
+            MemFS({"a": Symlink(target)})
+        with pytest.raises(ValueError, match="no path of names"):
+            MemFS({"\ud800": b""})
+
+    async def test_names_and_targets_count(self, spawn) -> None:
+        """A guest cannot fill the memory of its host with names of one file, or with links."""
+        fs = MemFS({"file": b"x"}, max_nbytes=1000, max_nodes=4)
+        guest = await spawn(Wasi(fs={"/": fs}))
+        assert await guest.call("path_symlink", "t" * 999, 3, "a") is E.SUCCESS
+        assert await guest.call("path_symlink", "t", 3, "b") is E.NOSPC
+        assert (fs.nbytes, fs.nodes) == (1000, 3)
+        assert await guest.call("path_unlink_file", 3, "a") is E.SUCCESS
+        assert (fs.nbytes, fs.nodes) == (1, 2)
+        assert await guest.call("path_link", 3, 0, "file", 3, "one") is E.SUCCESS
+        assert await guest.call("path_link", 3, 0, "file", 3, "two") is E.SUCCESS
+        assert await guest.call("path_link", 3, 0, "file", 3, "three") is E.NOSPC
+        assert await guest.call("path_rename", 3, "one", 3, "other") is E.SUCCESS
+        for name in ("other", "file", "two"):
+            assert await guest.call("path_unlink_file", 3, name) is E.SUCCESS
+        assert (fs.nbytes, fs.nodes) == (0, 1)
+
+    async def test_directories_nested_deeper_than_calls_of_python(self, spawn) -> None:
+        fs = MemFS()
+        guest = await spawn(Wasi(fs={"/": fs}))
+        at = 3
+        for _ in range(2000):
+            assert await guest.call("path_create_directory", at, "d") is E.SUCCESS
+            inner = await directory(guest, "d", at)
+            if at != 3:
+                assert await guest.call("fd_close", at) is E.SUCCESS
+            at = inner
+        await guest.open("deepest", OFlags.CREAT, at=at)
+        again, depth = MemFS(fs.snapshot()).snapshot(), 0
+        while "d" in again:
+            again, depth = again["d"], depth + 1
+        assert (again, depth) == ({"deepest": b""}, 2000)
 
     def test_too_much(self) -> None:
         with pytest.raises(ValueError, match="NOSPC"):
@@ -97,7 +139,15 @@ async def test_zip(spawn) -> None:
         assert await guest.opens(path, oflags, rights=rights) is errno, path
     assert await guest.call("path_create_directory", 3, "new") is E.ROFS
     assert await guest.call("path_create_directory", 3, "dir") is E.EXIST
-    assert await guest.call("path_unlink_file", 3, "file") is E.ROFS
+    for name, path, errno in (
+        ("path_unlink_file", "file", E.ROFS),
+        ("path_unlink_file", "none", E.NOENT),
+        ("path_unlink_file", "dir", E.ISDIR),
+        ("path_remove_directory", "dir", E.ROFS),
+        ("path_remove_directory", "file", E.NOTDIR),
+        ("path_remove_directory", "none", E.NOENT),
+    ):
+        assert await guest.call(name, 3, path) is errno, (name, path)
     assert await guest.call("path_readlink", 3, "file", 0x800, 10, 0) is E.INVAL
     fs.close()
 
@@ -174,7 +224,80 @@ class TestOverlay:
         assert await guest.opens("a", rights=66) is E.ROFS
         assert await guest.opens("new", OFlags.CREAT) is E.ROFS
         assert await guest.call("path_rename", 3, "a", 3, "b") is E.ROFS
+        assert await guest.call("path_rename", 3, "a", 3, "a") is E.ROFS
         assert await guest.call("path_create_directory", 3, "new") is E.ROFS
+        assert await guest.call("path_unlink_file", 3, "a") is E.ROFS
+        assert await guest.call("path_remove_directory", 3, "dir") is E.ROFS
+        assert sorted(await guest.list()) == [".", "..", "a", "dir"]
+
+    async def test_a_directory_that_was_removed_does_not_come_back(self, spawn) -> None:
+        """Not even through somebody who had it open, before it was copied up."""
+        upper = MemFS()
+        guest = await spawn(Wasi(fs={"/": Overlay(upper, MemFS({"dir": {"a": b"1"}}))}))
+        early = await directory(guest, "dir")
+        await guest.open("dir/new", OFlags.CREAT)
+        for name in ("new", "a"):
+            assert await guest.call("path_unlink_file", 3, f"dir/{name}") is E.SUCCESS
+        assert await guest.call("path_remove_directory", 3, "dir") is E.SUCCESS
+        assert await guest.list(early) == [".", ".."]
+        assert await guest.opens("new", OFlags.CREAT, at=early) is E.NOENT
+        assert await guest.call("path_create_directory", early, "new") is E.NOENT
+        assert upper.snapshot() == {}
+        assert await guest.call("path_create_directory", 3, "dir") is E.SUCCESS
+        await guest.open("dir/other", OFlags.CREAT)
+        assert await guest.list(early) == [".", ".."]
+
+    async def test_a_directory_that_was_moved_is_where_it_is(self, spawn) -> None:
+        upper = MemFS()
+        guest = await spawn(Wasi(fs={"/": Overlay(upper, MemFS({"x": b""}))}))
+        assert await guest.call("path_create_directory", 3, "dir") is E.SUCCESS
+        assert await guest.call("path_create_directory", 3, "dir/in") is E.SUCCESS
+        inner = await directory(guest, "dir/in")
+        assert await guest.call("path_rename", 3, "dir", 3, "moved") is E.SUCCESS
+        await guest.open("made", OFlags.CREAT, at=inner)
+        assert upper.snapshot() == {"moved": {"in": {"made": b""}}}
+        assert await guest.call("path_rename", 3, "moved", 3, "moved/in/x") is E.INVAL
+        assert await guest.call("path_remove_directory", 3, "moved/in") is E.NOTEMPTY
+
+    async def test_nobody_sees_half_a_copy(self, spawn, waiting) -> None:
+        data = bytes(range(256)) * 2000
+        fs = Overlay(MemFS(), waiting(MemFS({"file": data})))
+        guests = [await spawn(Wasi(fs={"/": fs})) for _ in range(4)]
+        found = []
+
+        async def use(guest, rights: int) -> None:
+            fd = await guest.open("file", rights=rights)
+            assert await guest.call("fd_filestat_get", fd, 0x800) is E.SUCCESS
+            found.append(guest.u64(0x820))
+
+        async with anyio.create_task_group() as group:
+            for index, guest in enumerate(guests):
+                group.start_soon(use, guest, (2 | 64 | 1 << 21, 2 | 1 << 21)[index % 2])
+        assert found == [len(data)] * 4
+
+    async def test_what_cannot_be_opened_leaves_nothing_open(self, spawn, waiting, tmp_path: Path) -> None:
+        (tmp_path / "dir").mkdir()
+
+        class Refusing(waiting):
+            def open_root(self):
+                root = super().open_root()
+
+                async def refuse(name: str) -> None:
+                    raise PermissionError(EACCES, "refused")
+
+                root.open_directory = refuse
+                return root
+
+        below = HostDir(tmp_path)
+        guest = await spawn(Wasi(fs={"/": Overlay(MemFS(), below, Refusing(MemFS({"dir": {}})))}))
+        assert await guest.opens("dir", rights=2) is E.ACCES
+        before = os.open(tmp_path, os.O_RDONLY)
+        os.close(before)
+        for _ in range(5):
+            assert await guest.opens("dir", rights=2) is E.ACCES
+        after = os.open(tmp_path, os.O_RDONLY)
+        os.close(after)
+        assert after == before
 
 
 class TestMounts:

@@ -1,4 +1,4 @@
-"""Calls on descriptors: reading, writing, positions, what is known of them, listing directories.
+"""Calls on descriptors: reading, writing, positions, what is known of them.
 
 Each tries without waiting and returns an errno; where it would wait it returns a coroutine, which looks at the guest's
 memory anew after every await.
@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from typing import Final
 
-import anyio.lowlevel
-
 from aiowasm.host.wasi.abi import (
-    DIRENT,
     FDSTAT,
     FILESTAT,
     PRESTAT,
     Errno,
     FdFlags,
-    FileType,
     FstFlags,
     Rights,
     Whence,
@@ -31,9 +27,9 @@ from aiowasm.host.wasi.descriptors import (
     StreamDescriptor,
 )
 from aiowasm.host.wasi.errno import WasiError
-from aiowasm.host.wasi.filesystem import Entry, Stat
+from aiowasm.host.wasi.filesystem import Stat
 from aiowasm.host.wasi.streams import scatter
-from aiowasm.host.wasi.system import FUEL_NBYTES, Answer, Guest, System, check, put_u32, put_u64, run
+from aiowasm.host.wasi.system import Answer, Guest, System, check, put_u32, put_u64, run
 
 _MAX_OFFSET: Final = (1 << 63) - 1
 _SYNC: Final = int(FdFlags.SYNC | FdFlags.DSYNC)
@@ -43,9 +39,6 @@ _FD_READ: Final = int(Rights.FD_READ)
 _FD_WRITE: Final = int(Rights.FD_WRITE)
 _FD_SEEK: Final = int(Rights.FD_SEEK)
 _FD_TELL: Final = int(Rights.FD_TELL)
-_LISTED_BETWEEN_CHECKPOINTS: Final = 4096
-_LISTED_NBYTES: Final = _LISTED_BETWEEN_CHECKPOINTS * DIRENT.size
-"""What is listed without letting the event loop run."""
 
 
 def _file(system: System, fd: int, rights: int) -> FileDescriptor:
@@ -450,63 +443,4 @@ def fd_prestat_dir_name(system: System, caller: Guest, fd: int, path: int, nbyte
         raise WasiError(Errno.NAMETOOLONG)
     view = system.view(caller)
     view[check(view, path, len(preopen)) : path + len(preopen)] = preopen
-    return Errno.SUCCESS
-
-
-def fd_readdir(system: System, caller: Guest, fd: int, buffer: int, nbytes: int, cookie: int, result: int) -> Answer:
-    descriptor = system.table[fd]
-    if not isinstance(descriptor, DirectoryDescriptor):
-        raise WasiError(Errno.NOTDIR)
-    if not descriptor.rights & Rights.FD_READDIR:
-        raise WasiError(Errno.NOTCAPABLE)
-    view = system.view(caller)
-    check(view, result, 4)
-    check(view, buffer, nbytes)
-    waits = nbytes > _LISTED_NBYTES or (
-        (cookie == 0 or descriptor.listing is None) and descriptor.directory.listing_waits()
-    )
-    work = _readdir(system, caller, descriptor, buffer, nbytes, cookie, result)
-    return work if waits or system.waits else run(work)
-
-
-async def _listing(system: System, descriptor: DirectoryDescriptor) -> list[Entry]:
-    ino = (await descriptor.directory.stat()).ino
-    found = list(await descriptor.directory.entries())
-    if system.mounts:
-        depth = len(descriptor.place)
-        mounted = {path[-1]: root for path, root in system.mounts.items() if path[:-1] == descriptor.place}
-        found = [entry for entry in found if entry.name not in mounted]
-        for name, root in mounted.items() if depth or descriptor.preopen == b"/" else ():
-            found.append(Entry(name, (await root.stat()).ino, FileType.DIRECTORY))
-    # The parent is none of the guest's business, as this directory may be all it was given.
-    return [Entry(".", ino, FileType.DIRECTORY), Entry("..", ino, FileType.DIRECTORY), *found]
-
-
-async def _readdir(
-    system: System, caller: Guest, descriptor: DirectoryDescriptor, buffer: int, nbytes: int, cookie: int, result: int
-) -> int:
-    listing = descriptor.listing
-    if cookie == 0 or listing is None:
-        listing = descriptor.listing = await _listing(system, descriptor)
-    view = system.view(caller)
-    end = buffer + nbytes
-    at = buffer
-    for index in range(min(cookie, len(listing)), len(listing)):
-        name, ino, filetype = listing[index]
-        data = name.encode()
-        after = at + DIRENT.size + len(data)
-        if after > end:
-            # The last entry is cut off where the buffer ends: a full buffer tells the guest that there is more.
-            entry = DIRENT.pack(index + 1, ino, len(data), filetype) + data
-            view[at:end] = entry[: end - at]
-            at = end
-            break
-        DIRENT.pack_into(view, at, index + 1, ino, len(data), filetype)
-        view[after - len(data) : after] = data
-        at = after
-        if nbytes > _LISTED_NBYTES and index % _LISTED_BETWEEN_CHECKPOINTS == 0:
-            await anyio.lowlevel.checkpoint()
-            view = system.view(caller)
-    caller.consume_fuel((at - buffer) // FUEL_NBYTES)
-    put_u32(view, result, at - buffer)
     return Errno.SUCCESS

@@ -47,6 +47,8 @@ class FileSystem(ABC):
     """
 
     waits: bool = False
+    read_only: bool = False
+    """Whether everything that would change something is `ROFS`."""
 
     @abstractmethod
     def open_root(self) -> Directory:

@@ -280,24 +280,21 @@ class _HostDirectory(Directory):
         return _HostDirectory(self._fs, fd) if is_directory else _HostFile(self._fs, fd)
 
     def _open_entry(self, name: str, oflags: OFlags, read: bool, write: bool) -> tuple[int, bool]:
-        truncate = bool(oflags & OFlags.TRUNC)
-        if self._fs.read_only and (write or truncate):
-            raise self._read_only_error(name, oflags)
-        flags = _OPEN | ((os.O_RDWR if read else os.O_WRONLY) if write or truncate else os.O_RDONLY)
-        flags |= (os.O_TRUNC if truncate else 0) | (os.O_DIRECTORY if oflags & OFlags.DIRECTORY else 0)
-        if oflags & OFlags.CREAT and not oflags & OFlags.DIRECTORY:
-            # Creating with O_CREAT reports an existing directory (EISDIR) and respects O_EXCL.
+        writes = write or bool(oflags & OFlags.TRUNC)
+        refused = self._refusal(name, oflags, writes)
+        if refused is not None:
+            raise WasiError(refused)
+        flags = _OPEN | ((os.O_RDWR if read else os.O_WRONLY) if writes else os.O_RDONLY)
+        flags |= os.O_TRUNC if oflags & OFlags.TRUNC else 0
+        flags |= os.O_DIRECTORY if oflags & OFlags.DIRECTORY else 0
+        if oflags & OFlags.CREAT and not self._fs.read_only:
             flags |= os.O_CREAT | (os.O_EXCL if oflags & OFlags.EXCL else 0)
-            if self._fs.read_only:
-                flags &= ~(os.O_CREAT | os.O_EXCL)
         try:
             fd = os.open(name, flags, 0o666, dir_fd=self._fd)
         except OSError as error:
-            raise self._open_error(name, error, oflags) from None
+            raise self._open_error(name, error) from None
         try:
             mode = os.fstat(fd).st_mode
-            if self._fs.read_only and oflags & OFlags.CREAT and oflags & OFlags.EXCL:
-                raise WasiError(Errno.EXIST)
             if not (modes.S_ISREG(mode) or modes.S_ISDIR(mode)):
                 raise WasiError(Errno.NOTSUP)
         except BaseException:
@@ -305,25 +302,35 @@ class _HostDirectory(Directory):
             raise
         return fd, modes.S_ISDIR(mode)
 
-    def _read_only_error(self, name: str, oflags: OFlags) -> WasiError:
-        """Return why *name* cannot be opened for writing here, as a file system that is read-only says it."""
+    def _refusal(self, name: str, oflags: OFlags, writes: bool) -> Errno | None:
+        """Return why *name* is not opened, or None.
+
+        Asked before it is opened, as opening a device or a pipe does something already: it starts a watchdog, or ends
+        what somebody reads. If it is replaced in between, opening it has the last word.
+        """
         try:
             mode = self._lstat(name).st_mode
         except FileNotFoundError:
-            return WasiError(Errno.ROFS if oflags & OFlags.CREAT else Errno.NOENT)
+            if oflags & OFlags.CREAT:
+                return Errno.ROFS if self._fs.read_only else None
+            return Errno.NOENT
         if oflags & OFlags.CREAT and oflags & OFlags.EXCL:
-            return WasiError(Errno.EXIST)
+            return Errno.EXIST
         if modes.S_ISLNK(mode):
-            return WasiError(Errno.LOOP)
-        return WasiError(Errno.ISDIR if modes.S_ISDIR(mode) else Errno.ROFS)
+            return Errno.LOOP
+        if modes.S_ISDIR(mode):
+            return Errno.ISDIR if writes or oflags & OFlags.CREAT else None
+        if oflags & OFlags.DIRECTORY:
+            return Errno.NOTDIR
+        if not modes.S_ISREG(mode):
+            return Errno.NOTSUP
+        return Errno.ROFS if writes and self._fs.read_only else None
 
-    def _open_error(self, name: str, error: OSError, oflags: OFlags) -> Exception:
+    def _open_error(self, name: str, error: OSError) -> Exception:
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK) and self._is_link(name):
             return WasiError(Errno.LOOP)
         if error.errno == errno.ENXIO:  # a socket, or a pipe without a reader
             return WasiError(Errno.NOTSUP)
-        if error.errno == errno.ENOENT and self._fs.read_only and oflags & OFlags.CREAT:
-            return WasiError(Errno.ROFS)
         return error
 
     def listing_waits(self) -> bool:

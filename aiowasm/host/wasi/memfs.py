@@ -91,8 +91,8 @@ class MemFS(FileSystem):
     Args:
         contents: Names to contents: bytes, text (as UTF-8), `Symlink`, or again a mapping. A name may be a path.
         read_only: Whether guests may only read.
-        max_nbytes: What all files together may hold; more is `NOSPC` to a guest.
-        max_nodes: How many files, directories and links there may be.
+        max_nbytes: What all files together may hold, the targets of links included; more is `NOSPC` to a guest.
+        max_nodes: How many files, directories and links there may be, each further name of a file included.
         clock: What times are stamped with, in nanoseconds since 1970.
 
     Raises:
@@ -115,7 +115,7 @@ class MemFS(FileSystem):
         self._clock = clock
         self._last_ino = 0
         self.nbytes = 0
-        """What all files hold now."""
+        """What all files and links hold now."""
         self.nodes = 0
         """How many files, directories and links there are now."""
         self._root = self._new_directory(None)
@@ -157,27 +157,35 @@ class MemFS(FileSystem):
             raise FileNotFoundError(path)
         return bytes(node.data)
 
-    def _fill(self, directory: _DirectoryNode, contents: Contents) -> None:
-        for path, value in contents.items():
-            *parents, name = path.strip("/").split("/")
-            where = directory
-            for parent in parents:
-                where = self._subdirectory(where, parent, path)
-            if isinstance(value, Mapping):
-                self._fill(self._subdirectory(where, name, path), value)
-                continue
-            _check_name(name, path)
-            if name in where.entries:
-                raise ValueError(f"{path!r} is there twice")
-            if isinstance(value, Symlink):
-                where.entries[name] = self._new_link(value.target)
-            elif isinstance(value, str | bytes | bytearray):
-                node = where.entries[name] = self._new_file()
-                data = value.encode() if isinstance(value, str) else value
-                self.charge(len(data))
-                node.data += data
-            else:
-                raise TypeError(f"{path!r}: contents are bytes, str, Symlink or a mapping, not {type(value).__name__}")
+    def _fill(self, root: _DirectoryNode, contents: Contents) -> None:
+        pending = [(root, contents)]  # what a guest made may be nested deeper than Python calls can be
+        while pending:
+            directory, inner = pending.pop()
+            for path, value in inner.items():
+                *parents, name = path.strip("/").split("/")
+                where = directory
+                for parent in parents:
+                    where = self._subdirectory(where, parent, path)
+                if isinstance(value, Mapping):
+                    pending.append((self._subdirectory(where, name, path), value))
+                else:
+                    self._put(where, name, value, path)
+
+    def _put(self, directory: _DirectoryNode, name: str, value: object, path: str) -> None:
+        _check_name(name, path)
+        if name in directory.entries:
+            raise ValueError(f"{path!r} is there twice")
+        if isinstance(value, Symlink):
+            _check_target(value.target, path)
+            directory.entries[name] = self._new_link(value.target)
+        elif isinstance(value, str | bytes | bytearray):
+            data = value.encode() if isinstance(value, str) else value
+            self.check_room(len(data))
+            node = directory.entries[name] = self._new_file()
+            node.data += data
+            self.nbytes += len(data)
+        else:
+            raise TypeError(f"{path!r}: contents are bytes, str, Symlink or a mapping, not {type(value).__name__}")
 
     def _subdirectory(self, directory: _DirectoryNode, name: str, path: str) -> _DirectoryNode:
         _check_name(name, path)
@@ -190,11 +198,10 @@ class MemFS(FileSystem):
 
     # Used by the handles below.
 
-    def charge(self, nbytes: int) -> None:
-        """Account for *nbytes* more (or fewer) in files."""
+    def check_room(self, nbytes: int) -> None:
+        """Refuse *nbytes* more in files and links if they do not fit."""
         if nbytes > 0 and self.nbytes + nbytes > self.max_nbytes:
             raise WasiError(Errno.NOSPC)
-        self.nbytes += nbytes
 
     def now(self) -> int:
         return self._clock()
@@ -203,10 +210,14 @@ class MemFS(FileSystem):
         if self.read_only:
             raise WasiError(Errno.ROFS)
 
-    def _ino(self) -> int:
+    def add_name(self) -> None:
+        """Account for one more file, directory or link."""
         if self.nodes >= self.max_nodes:
             raise WasiError(Errno.NOSPC)
         self.nodes += 1
+
+    def _ino(self) -> int:
+        self.add_name()
         self._last_ino += 1
         return self._last_ino
 
@@ -214,7 +225,11 @@ class MemFS(FileSystem):
         return _FileNode(self._ino(), self._clock())
 
     def _new_link(self, target: str) -> _LinkNode:
-        return _LinkNode(self._ino(), self._clock(), target)
+        nbytes = len(target.encode())
+        self.check_room(nbytes)
+        node = _LinkNode(self._ino(), self._clock(), target)
+        self.nbytes += nbytes
+        return node
 
     def _new_directory(self, parent: _DirectoryNode | None) -> _DirectoryNode:
         return _DirectoryNode(self._ino(), self._clock(), parent)
@@ -224,25 +239,43 @@ class MemFS(FileSystem):
         if node.nlink or (isinstance(node, _FileNode) and node.handles):
             return
         self.nodes -= 1
+        self.nbytes -= node.size
         if isinstance(node, _FileNode):
-            self.nbytes -= len(node.data)
             node.data = bytearray()
 
 
 def _check_name(name: str, path: str) -> None:
-    if name in ("", ".", "..") or "\0" in name or len(name.encode(errors="surrogatepass")) > MAX_NAME_NBYTES:
+    if name in ("", ".", "..") or not _is_text(name) or len(name.encode()) > MAX_NAME_NBYTES:
         raise ValueError(f"{path!r} is no path of names")
 
 
-def _snapshot(directory: _DirectoryNode) -> dict[str, object]:
+def _check_target(target: str, path: str) -> None:
+    if not target or not _is_text(target):
+        raise ValueError(f"{path!r}: a link cannot lead to {target!r}")
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a guest could say *name*: UTF-8 without a NUL."""
+    try:
+        return b"\0" not in name.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _snapshot(root: _DirectoryNode) -> dict[str, object]:
     result: dict[str, object] = {}
-    for name, node in directory.entries.items():
-        if isinstance(node, _DirectoryNode):
-            result[name] = _snapshot(node)
-        elif isinstance(node, _LinkNode):
-            result[name] = Symlink(node.target)
-        elif isinstance(node, _FileNode):
-            result[name] = bytes(node.data)
+    pending = [(root, result)]
+    while pending:
+        directory, contents = pending.pop()
+        for name, node in directory.entries.items():
+            if isinstance(node, _DirectoryNode):
+                inner: dict[str, object] = {}
+                contents[name] = inner
+                pending.append((node, inner))
+            elif isinstance(node, _LinkNode):
+                contents[name] = Symlink(node.target)
+            elif isinstance(node, _FileNode):
+                contents[name] = bytes(node.data)
     return result
 
 
@@ -288,14 +321,16 @@ class _MemFile(File):
         nbytes = sum(map(len, buffers))
         if not nbytes:
             return 0
-        growth = offset + nbytes - len(data)
-        if growth > 0:
-            self._fs.charge(growth)
-            if offset > len(data):
-                data.extend(bytes(offset - len(data)))
-        for buffer in buffers:
-            data[offset : offset + len(buffer)] = buffer
-            offset += len(buffer)
+        before = len(data)
+        self._fs.check_room(offset + nbytes - before)
+        try:
+            if offset > before:
+                data.extend(bytes(offset - before))
+            for buffer in buffers:
+                data[offset : offset + len(buffer)] = buffer
+                offset += len(buffer)
+        finally:
+            self._fs.nbytes += len(data) - before  # what was done before memory ended, too
         self._node.mtim = self._node.ctim = self._fs.now()
         return nbytes
 
@@ -316,11 +351,13 @@ class _MemFile(File):
 
 
 def _truncate(fs: MemFS, node: _FileNode, nbytes: int) -> None:
-    fs.charge(nbytes - len(node.data))
-    if nbytes < len(node.data):
+    growth = nbytes - len(node.data)
+    fs.check_room(growth)
+    if growth < 0:
         del node.data[nbytes:]
     else:
-        node.data.extend(bytes(nbytes - len(node.data)))
+        node.data.extend(bytes(growth))
+    fs.nbytes += growth
     node.mtim = node.ctim = fs.now()
 
 
@@ -357,6 +394,8 @@ class _MemDirectory(Directory):
         node.ctim = self._fs.now()
         if isinstance(node, _DirectoryNode):
             node.parent = None
+        if node.nlink:
+            self._fs.nodes -= 1  # one name of several
         self._fs.release(node)
         self._touch()
 
@@ -449,6 +488,7 @@ class _MemDirectory(Directory):
         to._check_new(to_name)
         if isinstance(node, _DirectoryNode):
             raise WasiError(Errno.PERM)
+        self._fs.add_name()
         to._node.entries[to_name] = node
         node.nlink += 1
         node.ctim = self._fs.now()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Coroutine, Generator
 from typing import Any, Final
 
 from aiowasm.host.module import HostModule
-from aiowasm.host.wasi import calls_fd, calls_path, calls_poll, calls_process, calls_sock, unstable
+from aiowasm.host.wasi import calls_fd, calls_path, calls_poll, calls_process, calls_readdir, calls_sock, unstable
 from aiowasm.host.wasi.abi import FUNCTIONS, SNAPSHOT_0, SNAPSHOTS, Errno, Signature
 from aiowasm.host.wasi.errno import WasiError, errno_of
 from aiowasm.host.wasi.system import System
@@ -78,7 +78,7 @@ def host_module(name: str, system: System, functions: Collection[str] = FUNCTION
 
 
 def _call(name: str) -> Call:
-    for module in (calls_process, calls_fd, calls_path, calls_poll, calls_sock):
+    for module in (calls_process, calls_fd, calls_readdir, calls_path, calls_poll, calls_sock):
         call: Call | None = getattr(module, name, None)
         if call is not None:
             return call

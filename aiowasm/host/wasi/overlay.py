@@ -6,6 +6,7 @@ merged. What lies below is only ever read.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
@@ -37,14 +38,46 @@ class Overlay(FileSystem):
     def __init__(self, upper: FileSystem, *lowers: FileSystem) -> None:
         self.upper = upper
         self.lowers = lowers
+        self.read_only = upper.read_only
         self.hidden: set[Place] = set()
         """Paths at which nothing of what lies below is seen any more."""
         self.made: set[Place] = set()
         """Directories that were copied up, perhaps after somebody had opened them."""
+        self.copying: dict[Place, anyio.Event] = {}
+        """What is being copied up: whoever wants it waits, as half a file must not be seen."""
+        self._opened: weakref.WeakSet[_OverlayDirectory] = weakref.WeakSet()
 
     def open_root(self) -> Directory:
         """Return the merged root directory."""
-        return _OverlayDirectory(self, (), self.upper.open_root(), [lower.open_root() for lower in self.lowers])
+        root = self.add(_OverlayDirectory(self, (), None, []))
+        try:
+            root.upper = self.upper.open_root()
+            for lower in self.lowers:
+                root.lowers.append(lower.open_root())
+        except BaseException:
+            root.close()
+            raise
+        return root
+
+    def add(self, directory: _OverlayDirectory) -> _OverlayDirectory:
+        """Remember that *directory* is open, for as long as it is."""
+        self._opened.add(directory)
+        return directory
+
+    def removed(self, place: Place) -> None:
+        """Let those who have the directory at *place* open know that it is gone: it must not come back."""
+        self.made.discard(place)
+        for directory in self._opened:
+            if directory.place == place:
+                directory.is_removed = True
+
+    def moved(self, place: Place, to: Place) -> None:
+        """Let those who have the directory at *place* open, or one below it, know that it is at *to* now."""
+        depth = len(place)
+        self.made = {to + made[depth:] if made[:depth] == place else made for made in self.made}
+        for directory in self._opened:
+            if directory.place[:depth] == place:
+                directory.place = to + directory.place[depth:]
 
     async def open_upper(self, place: Place) -> Directory:
         """Open a directory of the upper file system, made if it is not there."""
@@ -75,25 +108,33 @@ async def _or_none(operation: Awaitable[T]) -> T | None:
 class _OverlayDirectory(Directory):
     waits = True
 
+    """An open directory: those of the layers it is in, as far as they are merged.
+
+    `place` is where it is in the overlay, which is how it finds what was done to it through others.
+    """
+
     def __init__(self, fs: Overlay, place: Place, upper: Directory | None, lowers: list[Directory]) -> None:
         self._fs = fs
-        self._place = place
-        self._upper = upper
-        self._lowers = lowers
+        self.place = place
+        self.upper = upper
+        self.lowers = lowers
+        self.is_removed = False
         self.key = fs
 
     def _below(self, name: str) -> list[Directory]:
         """Return the lower directories in which *name* may be seen."""
-        return [] if (*self._place, name) in self._fs.hidden else self._lowers
+        return [] if (*self.place, name) in self._fs.hidden else self.lowers
 
     async def _top(self) -> Directory | None:
         """Return the upper directory, if there is one."""
-        if self._upper is None and self._place in self._fs.made:
-            self._upper = await self._fs.open_upper(self._place)
-        return self._upper
+        if self.upper is None and self.place in self._fs.made and not self.is_removed:
+            self.upper = await self._fs.open_upper(self.place)
+        return self.upper
 
     async def _find(self, name: str) -> tuple[Directory, Stat]:
         """Return the layer where *name* is, and what is known of it."""
+        while (copied := self._fs.copying.get((*self.place, name))) is not None:
+            await copied.wait()
         upper = await self._top()
         for layer in [*([upper] if upper else []), *self._below(name)]:
             stat = await _or_none(layer.stat_entry(name))
@@ -109,38 +150,51 @@ class _OverlayDirectory(Directory):
         return None
 
     async def _writable(self) -> Directory:
-        if self._upper is None:
-            self._upper = await self._fs.open_upper(self._place)
-        return self._upper
+        if self.is_removed:
+            raise WasiError(Errno.NOENT)
+        if self.upper is None:
+            self.upper = await self._fs.open_upper(self.place)
+        return self.upper
 
-    async def _hide(self, name: str) -> None:
-        if self._lowers:
-            self._fs.hidden.add((*self._place, name))
+    def _hide(self, name: str) -> None:
+        self._fs.hidden.add((*self.place, name))
 
     async def stat(self) -> Stat:
-        return await (await self._top() or self._lowers[0]).stat()
+        return await (await self._top() or self.lowers[0]).stat()
 
     async def stat_entry(self, name: str) -> Stat:
         return (await self._find(name))[1]
 
     async def duplicate(self) -> Directory:
-        upper = await self._upper.duplicate() if self._upper else None
-        return _OverlayDirectory(self._fs, self._place, upper, [await lower.duplicate() for lower in self._lowers])
+        same = self._fs.add(_OverlayDirectory(self._fs, self.place, None, []))
+        same.is_removed = self.is_removed
+        try:
+            same.upper = await self.upper.duplicate() if self.upper else None
+            for lower in self.lowers:
+                same.lowers.append(await lower.duplicate())
+        except BaseException:
+            same.close()
+            raise
+        return same
 
     async def open_directory(self, name: str) -> Directory:
         layer, stat = await self._find(name)
         if stat.filetype is not FileType.DIRECTORY:
             raise WasiError(Errno.LOOP if stat.filetype is FileType.SYMBOLIC_LINK else Errno.NOTDIR)
-        upper = await layer.open_directory(name) if layer is self._upper else None
-        lowers = []
-        for lower in self._below(name):
-            below = await _or_none(lower.stat_entry(name))
-            if below is None:
-                continue
-            if below.filetype is not FileType.DIRECTORY:
-                break  # a file hides the directories below it
-            lowers.append(await lower.open_directory(name))
-        return _OverlayDirectory(self._fs, (*self._place, name), upper, lowers)
+        merged = self._fs.add(_OverlayDirectory(self._fs, (*self.place, name), None, []))
+        try:
+            merged.upper = await layer.open_directory(name) if layer is self.upper else None
+            for lower in self._below(name):
+                below = await _or_none(lower.stat_entry(name))
+                if below is None:
+                    continue
+                if below.filetype is not FileType.DIRECTORY:
+                    break  # a file hides the directories below it
+                merged.lowers.append(await lower.open_directory(name))
+        except BaseException:
+            merged.close()
+            raise
+        return merged
 
     async def open_entry(self, name: str, oflags: OFlags, *, read: bool, write: bool) -> File | Directory:
         try:
@@ -158,12 +212,24 @@ class _OverlayDirectory(Directory):
                 raise WasiError(Errno.ISDIR)
             return await self.open_directory(name)
         oflags &= ~OFlags.CREAT
-        if layer is not self._upper and (write or oflags & OFlags.TRUNC) and not oflags & OFlags.DIRECTORY:
+        if layer is not self.upper and (write or oflags & OFlags.TRUNC) and not oflags & OFlags.DIRECTORY:
             layer = await self._copy_up(name, layer, stat, empty=bool(oflags & OFlags.TRUNC))
         return await layer.open_entry(name, oflags, read=read, write=write)
 
     async def _copy_up(self, name: str, layer: Directory, stat: Stat, *, empty: bool = False) -> Directory:
         """Make *name*, which is in *layer* below, an entry of the upper file system."""
+        path = (*self.place, name)
+        if path in self._fs.copying:
+            layer, stat = await self._find(name)  # once the other has done it
+            return layer if layer is self.upper else await self._copy_up(name, layer, stat, empty=empty)
+        copied = self._fs.copying[path] = anyio.Event()
+        try:
+            return await self._copy_entry(name, layer, stat, empty)
+        finally:
+            del self._fs.copying[path]
+            copied.set()
+
+    async def _copy_entry(self, name: str, layer: Directory, stat: Stat, empty: bool) -> Directory:
         upper = await self._writable()
         if stat.filetype is FileType.SYMBOLIC_LINK:
             await upper.symlink(name, await layer.readlink(name))
@@ -201,11 +267,11 @@ class _OverlayDirectory(Directory):
 
     async def entries(self) -> Sequence[Entry]:
         found: dict[str, Entry] = {}
-        if await self._top() is not None and self._upper is not None:
-            found = {entry.name: entry for entry in await self._upper.entries()}
-        for lower in self._lowers:
+        if await self._top() is not None and self.upper is not None:
+            found = {entry.name: entry for entry in await self.upper.entries()}
+        for lower in self.lowers:
             for entry in await lower.entries():
-                if entry.name not in found and (*self._place, entry.name) not in self._fs.hidden:
+                if entry.name not in found and (*self.place, entry.name) not in self._fs.hidden:
                     found[entry.name] = entry
         return list(found.values())
 
@@ -217,7 +283,7 @@ class _OverlayDirectory(Directory):
 
     async def set_entry_times(self, name: str, atim: int | None, mtim: int | None) -> None:
         layer, stat = await self._find(name)
-        if layer is not self._upper:
+        if layer is not self.upper:
             layer = await self._copy_up(name, layer, stat)
         await layer.set_entry_times(name, atim, mtim)
 
@@ -242,24 +308,26 @@ class _OverlayDirectory(Directory):
 
     async def _remove(self, name: str, layer: Directory, remove: Callable[[str], Awaitable[None]] | None) -> None:
         below = await self._lower_stat(name)
-        if layer is self._upper and remove is not None:
+        if self._fs.read_only:
+            raise WasiError(Errno.ROFS)
+        if layer is self.upper and remove is not None:
             await remove(name)
         if below is not None:
-            await self._writable()  # a read-only upper file system refuses here
-            await self._hide(name)
+            self._hide(name)
 
     async def remove_directory(self, name: str) -> None:
         layer, stat = await self._find(name)
         if stat.filetype is not FileType.DIRECTORY:
             raise WasiError(Errno.NOTDIR)
         await self._check_empty(name)
-        await self._remove(name, layer, self._upper.remove_directory if self._upper else None)
+        await self._remove(name, layer, self.upper.remove_directory if self.upper else None)
+        self._fs.removed((*self.place, name))
 
     async def unlink(self, name: str) -> None:
         layer, stat = await self._find(name)
         if stat.filetype is FileType.DIRECTORY:
             raise WasiError(Errno.ISDIR)
-        await self._remove(name, layer, self._upper.unlink if self._upper else None)
+        await self._remove(name, layer, self.upper.unlink if self.upper else None)
 
     async def link(self, name: str, to: Directory, to_name: str) -> None:
         if not isinstance(to, _OverlayDirectory):
@@ -268,7 +336,7 @@ class _OverlayDirectory(Directory):
         target = await to._check_new(to_name)
         if stat.filetype is FileType.DIRECTORY:
             raise WasiError(Errno.PERM)
-        if layer is not self._upper:
+        if layer is not self.upper:
             layer = await self._copy_up(name, layer, stat)
         await layer.link(name, target, to_name)
 
@@ -277,23 +345,33 @@ class _OverlayDirectory(Directory):
             raise WasiError(Errno.XDEV)
         layer, stat = await self._find(name)
         below = await self._lower_stat(name)
+        if self._fs.read_only:
+            raise WasiError(Errno.ROFS)
+        place, to_place = (*self.place, name), (*to.place, to_name)
+        if place == to_place:
+            return
+        if to_place[: len(place)] == place:
+            raise WasiError(Errno.INVAL)
+        await _check_replaceable(stat, to, to_name)
         if stat.filetype is FileType.DIRECTORY and below is not None:
             raise WasiError(Errno.XDEV)  # part of it cannot move: programs copy then, as on other overlays
-        await _check_replaceable(stat, to, to_name)
-        if layer is not self._upper:
+        if layer is not self.upper:
             layer = await self._copy_up(name, layer, stat)
         await layer.rename(name, await to._writable(), to_name)
         if below is not None:
-            await self._hide(name)
+            self._hide(name)
         if await to._lower_stat(to_name) is not None:
-            await to._hide(to_name)
+            to._hide(to_name)
+        if stat.filetype is FileType.DIRECTORY:
+            self._fs.removed(to_place)
+            self._fs.moved(place, to_place)
 
     async def sync(self, *, data_only: bool) -> None:
-        if self._upper is not None:
-            await self._upper.sync(data_only=data_only)
+        if self.upper is not None:
+            await self.upper.sync(data_only=data_only)
 
     def close(self) -> None:
-        for layer in (self._upper, *self._lowers):
+        for layer in (self.upper, *self.lowers):
             if layer is not None:
                 layer.close()
 

@@ -48,7 +48,11 @@ def place_of(path: str) -> tuple[str, ...]:
         ValueError: A guest could not name it.
     """
     components = tuple(component for component in path.split("/") if component not in ("", "."))
-    if not path or ".." in components or "\0" in path or len(path.encode(errors="surrogatepass")) > MAX_PATH_NBYTES:
+    try:
+        nbytes = len(path.encode())
+    except UnicodeEncodeError:
+        nbytes = 0
+    if ".." in components or "\0" in path or not 0 < nbytes <= MAX_PATH_NBYTES:
         raise ValueError(f"{path!r} is no guest path to mount a file system at")
     return components
 

@@ -53,6 +53,7 @@ class _TreeFS(FileSystem):
     """A read-only file system of a tree that is known from the start."""
 
     waits = True
+    read_only = True
 
     def __init__(self) -> None:
         self._last_ino = 0
@@ -168,6 +169,12 @@ class _TreeDirectory(Directory):
         self._get(name)
         raise WasiError(Errno.INVAL)
 
+    async def remove_directory(self, name: str) -> None:
+        raise WasiError(Errno.ROFS if isinstance(self._get(name), _Branch) else Errno.NOTDIR)
+
+    async def unlink(self, name: str) -> None:
+        raise WasiError(Errno.ISDIR if isinstance(self._get(name), _Branch) else Errno.ROFS)
+
     async def create_directory(self, name: str) -> None:
         raise self._refuse_new(name)
 
@@ -230,6 +237,8 @@ class ResourceFS(FileSystem):
     Raises:
         ModuleNotFoundError: There is no such package.
     """
+
+    read_only = True
 
     def __init__(self, package: str) -> None:
         root = files(package)

@@ -14,6 +14,7 @@ process with each allocation.
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from struct import unpack_from
 from typing import Any, Final
 
@@ -189,7 +190,7 @@ class ArrayInst(_Charged):
 
     @classmethod
     def from_elem(
-        cls, heap: Heap, deftype: DefType, references: tuple[Reference, ...], offset: int, length: int
+        cls, heap: Heap, deftype: DefType, references: Sequence[Reference], offset: int, length: int
     ) -> ArrayInst:
         """Return an array of *length* references of an element segment. Spec: `array.new_elem`."""
         if offset + length > len(references):
@@ -219,7 +220,7 @@ class ArrayInst(_Charged):
         _check_data(storage, data, offset, count)
         self.elements[index : index + count] = _decode(storage, data, offset, count)
 
-    def init_elem(self, index: int, references: tuple[Reference, ...], offset: int, count: int) -> None:
+    def init_elem(self, index: int, references: Sequence[Reference], offset: int, count: int) -> None:
         """Copy *count* references of an element segment. Spec: `array.init_elem`."""
         self._check(index, count)
         if offset + count > len(references):

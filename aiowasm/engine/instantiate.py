@@ -19,7 +19,7 @@ from aiowasm.engine.heap import Heap
 from aiowasm.engine.instance import ModuleInst
 from aiowasm.engine.interpreter.constants import evaluate
 from aiowasm.engine.memory import DEFAULT_MAX_NBYTES, MemInst
-from aiowasm.engine.segments import DataInst, ElemInst
+from aiowasm.engine.segments import DataInst, ElemInst, Funcrefs
 from aiowasm.engine.table import TableInst
 from aiowasm.engine.tag import TagInst
 from aiowasm.errors import Trap
@@ -101,15 +101,13 @@ class _Instantiation:
         instance.tables = tuple(tables)
         self.engine.bind(instance)
 
-    def references(self, elem: Elem, elemidx: int) -> Steps[tuple[Any, ...]]:
+    def references(self, elem: Elem, elemidx: int) -> Steps[Sequence[Any]]:
+        if isinstance(elem.init, array):
+            return Funcrefs(self.instance, elem.init)
         found: list[Any] = []
         reftype = self.validated.elems[elemidx]
         for start in range(0, len(elem.init), _PER_STEP):
-            some = elem.init[start : start + _PER_STEP]
-            if isinstance(some, array):
-                found.extend(self.instance.funcs[funcidx] for funcidx in some)
-            else:
-                found.extend(self.value(expr, reftype) for expr in some)
+            found.extend(self.value(expr, reftype) for expr in elem.init[start : start + _PER_STEP])
             yield
         return tuple(found)
 
@@ -170,8 +168,8 @@ def _pieces(start: int, count: int, size: int, most: int) -> Iterator[range]:
         yield range(at, min(at + most, count))
 
 
-def _init_table(table: TableInst, start: int, elements: tuple[Any, ...]) -> Steps[None]:
-    for at in _pieces(start, len(elements), len(table.elements), _PER_STEP):
+def _init_table(table: TableInst, start: int, elements: Sequence[Any]) -> Steps[None]:
+    for at in _pieces(start, len(elements), table.size, _PER_STEP):
         table.init(start + at.start, elements, at.start, at.stop - at.start)
         yield
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, overload
+
+from aiowasm.engine.func import FuncInst
 from aiowasm.engine.heap import Reference
 from aiowasm.syntax.types import RefType
 
-__all__ = ("DataInst", "ElemInst")
+if TYPE_CHECKING:
+    from aiowasm.engine.instance import ModuleInst
+
+__all__ = ("DataInst", "ElemInst", "Funcrefs")
 
 
 class DataInst:
@@ -21,12 +29,42 @@ class DataInst:
         self.data = b""
 
 
+class Funcrefs(Sequence[FuncInst]):
+    """References to functions of `instance` by their indices: a function is made when somebody takes it out.
+
+    Programs have tables of thousands of functions, most of which nobody ever sees (benchmarks/fairness.py --starting).
+    """
+
+    __slots__ = ("funcidxs", "instance")
+
+    def __init__(self, instance: ModuleInst, funcidxs: array[int]) -> None:
+        self.instance = instance
+        self.funcidxs = funcidxs
+
+    def __len__(self) -> int:
+        return len(self.funcidxs)
+
+    def __iter__(self) -> Iterator[FuncInst]:
+        return map(self.instance.funcs.__getitem__, self.funcidxs)
+
+    @overload
+    def __getitem__(self, index: int) -> FuncInst: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Funcrefs: ...
+
+    def __getitem__(self, index: int | slice) -> FuncInst | Funcrefs:
+        if isinstance(index, slice):
+            return Funcrefs(self.instance, self.funcidxs[index])
+        return self.instance.funcs[self.funcidxs[index]]
+
+
 class ElemInst:
     """An element segment of closed type `reftype`: `elements` is empty once dropped."""
 
     __slots__ = ("elements", "reftype")
 
-    def __init__(self, reftype: RefType, elements: tuple[Reference, ...]) -> None:
+    def __init__(self, reftype: RefType, elements: Sequence[Reference]) -> None:
         self.reftype = reftype
         self.elements = elements
 

@@ -5,6 +5,8 @@ What a call through a table checks belongs to engines.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aiowasm.engine.heap import Reference
 from aiowasm.errors import LimitError, Trap, TrapCode
 from aiowasm.limits import MAX_TABLE_ELEMENTS
@@ -16,8 +18,9 @@ __all__ = ("TableInst",)
 class TableInst:
     """A table of closed reference type `reftype`.
 
-    `elements` is one list for the table's whole life: code may close over it. `asks` makes a growth by guests an
-    outcome of the execution (GROW); `owner` is the store's.
+    `elements` is one list for the table's whole life: the interpreter's code closes over it. What it holds is up to the
+    engine; everybody else uses `get` and `size`. `asks` makes a growth by guests an outcome of the execution (GROW);
+    `owner` is the store's.
 
     Args:
         tabletype: The declared type, closed; its minimum is the initial size.
@@ -53,14 +56,12 @@ class TableInst:
 
     def get(self, index: int) -> Reference:
         """Return the element at *index*."""
-        if 0 <= index < len(self.elements):
-            return self.elements[index]
-        raise Trap(TrapCode.TABLE_OUT_OF_BOUNDS)
+        self._check(index, 1)
+        return self.elements[index]
 
     def set(self, index: int, reference: Reference) -> None:
         """Replace the element at *index*."""
-        if not 0 <= index < len(self.elements):
-            raise Trap(TrapCode.TABLE_OUT_OF_BOUNDS)
+        self._check(index, 1)
         self.elements[index] = reference
 
     def grow(self, delta: int, init: Reference = None) -> int:
@@ -76,30 +77,26 @@ class TableInst:
 
     def fill(self, index: int, reference: Reference, count: int) -> None:
         """Set *count* elements from *index*. Spec: `table.fill`."""
-        if index < 0 or count < 0 or index + count > len(self.elements):
-            raise Trap(TrapCode.TABLE_OUT_OF_BOUNDS)
+        self._check(index, count)
         self.elements[index : index + count] = [reference] * count
 
     def copy(self, index: int, source: TableInst, source_index: int, count: int) -> None:
         """Copy from *source*, which may be this table with overlap. Spec: `table.copy`."""
-        if (
-            index < 0
-            or source_index < 0
-            or count < 0
-            or index + count > len(self.elements)
-            or source_index + count > len(source.elements)
-        ):
-            raise Trap(TrapCode.TABLE_OUT_OF_BOUNDS)
+        self._check(index, count)
+        source._check(source_index, count)
         self.elements[index : index + count] = source.elements[source_index : source_index + count]
 
-    def init(self, index: int, references: tuple[Reference, ...], offset: int, count: int) -> None:
+    def init(self, index: int, references: Sequence[Reference], offset: int, count: int) -> None:
         """Copy *count* references of an element segment from *offset*. Spec: `table.init`."""
-        if (
-            index < 0
-            or offset < 0
-            or count < 0
-            or index + count > len(self.elements)
-            or offset + count > len(references)
-        ):
+        self._check(index, count)
+        if offset < 0 or offset + count > len(references):
             raise Trap(TrapCode.TABLE_OUT_OF_BOUNDS)
         self.elements[index : index + count] = references[offset : offset + count]
+
+    def close(self) -> None:
+        """Give the elements back: no code that has the table will run again."""
+        self.elements.clear()
+
+    def _check(self, index: int, count: int) -> None:
+        if index < 0 or count < 0 or index + count > len(self.elements):
+            raise Trap(TrapCode.TABLE_OUT_OF_BOUNDS)

@@ -401,7 +401,7 @@ def _disown(entity: object, instance: Instance) -> None:
         entity.close()
     elif isinstance(entity, TableInst):
         owned.account.add(0, -owned.size)
-        entity.elements.clear()
+        entity.close()
     owned.size = 0
     if owner is not instance:
         owner.kept -= 1

@@ -59,10 +59,10 @@ def state_of(instance: ModuleInst, *, whole: bool = False) -> tuple[Any, ...]:
     for memory in instance.mems:
         nbytes = len(memory.view)
         mems.append((nbytes, crc32(memory.view) if whole or nbytes <= _SMALL_NBYTES else None))
-    tables = [
-        (len(table.elements), tuple(map(_plain, table.elements[: None if whole else _SMALL_ELEMENTS])))
-        for table in instance.tables
-    ]
+    tables = []
+    for table in instance.tables:
+        seen = range(table.size if whole else min(table.size, _SMALL_ELEMENTS))
+        tables.append((table.size, tuple(_plain(table.get(index)) for index in seen)))
     return (*mems, *tables, *(_plain(each.value) for each in instance.globals))
 
 

@@ -1,6 +1,7 @@
 """Executable memory: one region mapped twice, writable here and executable there, never both at once.
 
-Code is only ever added: nothing that runs is patched. `find` maps an address back to the code it belongs to.
+Code is only ever added: nothing that runs is patched. `find` maps an address back to the code it belongs to, by a
+number: an object for each compiled function would be one more for Python's collector to visit.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import ctypes
 import mmap
 import os
 import sys
+from array import array
 from bisect import bisect_right, insort
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -65,9 +67,9 @@ def _address_of_readonly(mapping: mmap.mmap) -> int:
 
 
 class Arena:
-    """One region of *nbytes*: `put` adds code and returns its address."""
+    """One region of *nbytes*: `put` adds code of *owner* and returns its address."""
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, owner: Any = None) -> None:
         descriptor = os.memfd_create("aiowasm", os.MFD_CLOEXEC)
         try:
             os.ftruncate(descriptor, nbytes)
@@ -77,9 +79,10 @@ class Arena:
             os.close(descriptor)
         self.base = _address_of_readonly(self._executable)
         self.nbytes = nbytes
+        self.owner = owner
         self._used = 0
-        self.starts: list[int] = []
-        self.owners: list[Any] = []
+        self.starts = array("Q")
+        self.numbers = array("q")
         _arenas[self.base] = self
         insort(_bases, self.base)
 
@@ -95,15 +98,15 @@ class Arena:
         """Whether *nbytes* more can be added."""
         return self._used + nbytes <= self.nbytes
 
-    def put(self, code: bytes, owner: Any = None) -> int:
-        """Add *code*; `find` returns *owner* for addresses in it."""
+    def put(self, code: bytes, number: int = -1) -> int:
+        """Add *code*; `find` returns *number* for addresses in it."""
         at = self._used
         self._writable[at : at + len(code)] = code
         if _flush:
             _flush[0](self.base + at, self.base + at + len(code))
         self._used = at + len(code) + _ALIGN - 1 & -_ALIGN
         self.starts.append(self.base + at)
-        self.owners.append(owner)
+        self.numbers.append(number)
         return self.base + at
 
 
@@ -113,26 +116,27 @@ generation = [0]
 """Counts arenas that are gone: what is remembered by address must be forgotten then."""
 
 
-def find(address: int) -> tuple[int, Any] | None:
-    """Return (start, owner) of the code at *address*, or None."""
+def find(address: int) -> tuple[int, Any, int] | None:
+    """Return (start, owner, number) of the code at *address*, or None."""
     at = bisect_right(_bases, address) - 1
     arena = _arenas.get(_bases[at]) if at >= 0 else None
     if arena is None or address >= arena.base + arena.nbytes:
         return None
     index = bisect_right(arena.starts, address) - 1
-    return (arena.starts[index], arena.owners[index]) if index >= 0 else None
+    return (arena.starts[index], arena.owner, arena.numbers[index]) if index >= 0 else None
 
 
 class CodeSpace:
     """Arenas of one owner, made as needed."""
 
-    def __init__(self, expected_nbytes: int = 0) -> None:
+    def __init__(self, expected_nbytes: int = 0, owner: Any = None) -> None:
         self._arenas: list[Arena] = []
         self._expected = expected_nbytes
+        self._owner = owner
 
-    def put(self, code: bytes, owner: Any = None) -> int:
-        """Add *code* and return its address."""
+    def put(self, code: bytes, number: int = -1) -> int:
+        """Add *code* and return its address; *number* is for `find`."""
         if not self._arenas or not self._arenas[-1].fits(len(code)):
             nbytes = max(len(code), self._expected if not self._arenas else 4 * _GRANULE, _GRANULE)
-            self._arenas.append(Arena(-(-nbytes // _GRANULE) * _GRANULE))
-        return self._arenas[-1].put(code, owner)
+            self._arenas.append(Arena(-(-nbytes // _GRANULE) * _GRANULE, self._owner))
+        return self._arenas[-1].put(code, number)

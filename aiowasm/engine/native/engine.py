@@ -8,23 +8,25 @@ from array import array
 from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakValueDictionary, ref
+from weakref import WeakValueDictionary
 
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.native.code import CodeSpace, generation, use_flush
 from aiowasm.engine.native.crossing import Crossing, NativeBerth, NativeGuard, direct
-from aiowasm.engine.native.entities import NativeGlobal, NativeMemory, NativeTable
+from aiowasm.engine.native.entities import FunctionTable, NativeGlobal, NativeMemory, NativeTable, keeper
 from aiowasm.engine.native.execution import NativeExecution
-from aiowasm.engine.native.layout import Activation, Descriptor, Instance
-from aiowasm.engine.native.module import ModuleCode, code_of
+from aiowasm.engine.native.instance import NativeFunction, NativeInstance, known
+from aiowasm.engine.native.layout import Activation, Descriptor
+from aiowasm.engine.native.module import code_of
 from aiowasm.engine.native.platform import load_stencils
 from aiowasm.engine.native.stack import GuestStack, StackPool
-from aiowasm.engine.native.values import codec, slots_of
+from aiowasm.engine.native.values import is_function_type
+from aiowasm.engine.segments import Funcrefs
 from aiowasm.errors import LimitError, LinkError
-from aiowasm.syntax.types import ArrayType, FuncType, StructType
+from aiowasm.syntax.types import ArrayType, StructType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from contextvars import ContextVar
 
     from aiowasm.engine.heap import Reference
@@ -33,9 +35,8 @@ if TYPE_CHECKING:
     from aiowasm.syntax.types import GlobalType, MemType, TableType
     from aiowasm.validation.module import ValidatedModule
 
-__all__ = ("Native", "NativeInstance")
+__all__ = ("Native",)
 
-_EMPTY_MEMORY = (ctypes.c_uint64 * 2)()
 _RETURNS_MAX: Final = 100_000
 _CANONICAL_NAN64: Final = 0x7FF8_0000_0000_0000
 _CANONICAL_NAN32: Final = 0x7FC0_0000
@@ -80,99 +81,6 @@ _runtimes: dict[int, _Runtime] = {}
 _serials = count(1)
 
 
-class NativeInstance:
-    """What generated code sees of a module instance: a block of pointers at `address`."""
-
-    __slots__ = ("__weakref__", "_block", "_shut", "address", "code", "instance")
-
-    def __init__(self, instance: ModuleInst, code: ModuleCode) -> None:
-        self.instance = ref(instance)
-        self.code = code
-        self._block = array("Q", bytes(code.layout.nbytes))
-        self.address = self._block.buffer_info()[0]
-        self._block[Instance.HANDLERS // 8] = code.handlers.address
-        self._shut = False
-
-    def fill(self, instance: ModuleInst, engine: Native) -> None:
-        """Point to the entities of *instance*, which is complete but for its segments."""
-        layout, block = self.code.layout, self._block
-        block[Instance.MEMORY // 8] = ctypes.addressof(_EMPTY_MEMORY)
-        for area, entities, kind in (
-            (layout.mems, instance.mems, NativeMemory),
-            (layout.tables, instance.tables, NativeTable),
-            (layout.globals, instance.globals, NativeGlobal),
-        ):
-            for number, entity in enumerate(entities):
-                if not isinstance(entity, kind):
-                    raise LinkError("an import belongs to another engine")
-                block[area // 8 + number] = entity.address
-        if instance.mems:
-            block[Instance.MEMORY // 8] = block[layout.mems // 8]
-        for number, deftype in enumerate(instance.deftypes):
-            block[layout.types // 8 + number] = id(deftype)
-        for number, tag in enumerate(instance.tags):
-            block[layout.tags // 8 + number] = id(tag)
-        imported = instance.validated.nimported_funcs
-        for number in range(imported):
-            block[layout.imports // 8 + number] = engine.descriptor(instance.funcs[number])
-        block[Instance.FUNCS // 8] = self.code.entries.buffer_info()[0]
-
-    def publish(self, index: int) -> int:
-        """Let references of this instance lead to the code of a defined function that is compiled now.
-
-        Returns its address.
-        """
-        entry = self.code.entries[index]
-        instance = self.instance()
-        func = None if instance is None else instance.funcs.get(self.code.validated.nimported_funcs + index)
-        known = None if func is None else _known(func)
-        if known is not None:
-            known.block[Descriptor.CODE // 8] = entry
-        return entry
-
-    def describe(self, func: FuncInst, index: int) -> array[int]:
-        """A descriptor of the defined function *index*."""
-        entry = self.code.stub(index) if self._shut else self.code.entries[index]
-        return array("Q", (entry, id(func.deftype), self.address, 0))
-
-    def shut(self, instance: ModuleInst) -> None:
-        """Let every later call of a function come back to Python, which looks at the instance's error."""
-        self._shut = True
-        self._block[Instance.FUNCS // 8] = self.code.stubs.buffer_info()[0]
-        for func in instance.own_funcs():
-            known = _known(func)
-            if known is not None:
-                known.block[Descriptor.CODE // 8] = self.code.stub(
-                    (func.funcidx or 0) - self.code.validated.nimported_funcs
-                )
-
-
-class NativeFunction:
-    """What the cell of a function has for this engine: its descriptor, and how its values get into slots."""
-
-    __slots__ = ("address", "block", "functype", "params", "results", "serial", "slots")
-
-    def __init__(self, func: FuncInst, block: array[int]) -> None:
-        comptype = func.deftype.comptype
-        if not isinstance(comptype, FuncType):
-            raise LinkError("a function without a function type")
-        self.block = block
-        """The descriptor."""
-        self.address = block.buffer_info()[0]
-        self.functype = comptype
-        self.params = codec(comptype.params)
-        self.results = codec(comptype.results)
-        self.slots = slots_of(comptype.params)
-        self.serial = 0
-        """Of the engine that knows the address; functions of the host may be used by several."""
-
-
-def _known(func: FuncInst) -> NativeFunction | None:
-    # `cell` is the interpreter's: a function of the host may be used by both engines.
-    known = func.state
-    return known if isinstance(known, NativeFunction) else None
-
-
 class Native:
     """The `Engine` of `engine.base` on machine code.
 
@@ -199,11 +107,13 @@ class Native:
         self.pool = StackPool()
         self._berths: dict[tuple[int, int], NativeBerth] = {}
         self._serial = next(_serials)
-        self.functions: WeakValueDictionary[int, FuncInst] = WeakValueDictionary()
+        self._hosts: WeakValueDictionary[int, FuncInst] = WeakValueDictionary()
+        """Functions of the host by their descriptors."""
         self.instances: WeakValueDictionary[int, NativeInstance] = WeakValueDictionary()
         self._tickets: dict[int, None] = {}
         self._ticket = 0
-        self._buried: list[tuple[int, Any]] = []
+        self._buried: dict[object, int] = {}
+        """What is kept, with the last ticket whose execution may need it."""
         self.entry_offset = stencils.labels["enter_entry"]
         self._returns: dict[int, Any] = {}
         self._generation = generation[0]
@@ -222,7 +132,8 @@ class Native:
 
     def table(self, tabletype: TableType, init: Reference, max_elements: int) -> NativeTable:
         """Return a new table."""
-        return NativeTable(tabletype, init, max_elements, self)
+        kind = FunctionTable if is_function_type(tabletype.reftype) else NativeTable
+        return kind(tabletype, init, max_elements, self)
 
     def global_(self, globaltype: GlobalType, value: Any) -> NativeGlobal:
         """Return a new global."""
@@ -251,7 +162,7 @@ class Native:
     def close(self, instance: ModuleInst, error: Exception) -> None:
         """Make every later call of the functions of *instance* end with *error*."""
         instance.error = error
-        self.native(instance).shut(instance)
+        self.native(instance).shut()
 
     # For executions and entities
 
@@ -269,22 +180,35 @@ class Native:
 
     def function(self, func: FuncInst) -> NativeFunction:
         """Return what this engine keeps of *func*, which lives as long as *func* does."""
-        known = _known(func)
-        if known is None:
-            if func.instance is None or func.funcidx is None:
-                block = array("Q", (0, id(func.deftype), 0, 0))
-            else:
-                index = func.funcidx - func.instance.validated.nimported_funcs
-                block = self.native(func.instance).describe(func, index)
-            known = func.state = NativeFunction(func, block)
-        if known.serial != self._serial:
-            known.serial = self._serial
-            self.functions[known.address] = func
-        return known
+        found = known(func)
+        if found is None:
+            address = None if func.instance is None else self.descriptor(func)
+            found = func.state = NativeFunction(func, address)
+        if func.instance is None and found.serial != self._serial:
+            found.serial = self._serial
+            self._hosts[found.address] = func
+        return found
 
     def descriptor(self, func: FuncInst) -> int:
         """Return the address of the descriptor of *func*."""
-        return self.function(func).address
+        if func.instance is None or func.funcidx is None:
+            return self.function(func).address
+        return self.native(func.instance).descriptor(func.funcidx)
+
+    def references(self, references: Sequence[Reference]) -> tuple[list[object], array[int]]:
+        """Return what keeps *references* to functions alive, and the addresses of their descriptors (null: zero)."""
+        if isinstance(references, Funcrefs):
+            instance, funcidxs = references.instance, references.funcidxs
+            imported = instance.validated.nimported_funcs
+            keepers = [keeper(instance.funcs[each]) if each < imported else instance for each in funcidxs]
+            return keepers, self.native(instance).descriptors(funcidxs)
+        found = [self.descriptor(each) if isinstance(each, FuncInst) else 0 for each in references]
+        return list(map(keeper, references)), array("Q", found)
+
+    def function_at(self, address: int) -> FuncInst:
+        """Return the function whose descriptor is at *address*."""
+        owner = ctypes.c_uint64.from_address(address + Descriptor.INSTANCE).value
+        return self.instances[owner].function_at(address) if owner else self._hosts[address]
 
     def prepare(self, stack: GuestStack) -> None:
         """Make the activation block of *stack* ready for a new execution."""
@@ -329,9 +253,9 @@ class Native:
         self._tickets.pop(ticket, None)
         if self._buried:
             oldest = next(iter(self._tickets), self._ticket + 1)
-            self._buried = [entry for entry in self._buried if entry[0] >= oldest]
+            self._buried = {each: last for each, last in self._buried.items() if last >= oldest}
 
-    def bury(self, references: Iterable[Any]) -> None:
-        """Keep functions that leave a table or a global while guests run that may have them in a slot."""
+    def bury(self, keepers: Iterable[object]) -> None:
+        """Keep what has kept functions that leave a table or a global while guests run that may have them in a slot."""
         if self._tickets:
-            self._buried.append((self._ticket, {each for each in references if isinstance(each, FuncInst)}))
+            self._buried.update(dict.fromkeys(keepers, self._ticket))

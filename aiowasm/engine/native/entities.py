@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 from array import array
+from collections.abc import Sequence
 from types import CellType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,16 +13,17 @@ from aiowasm.engine.global_ import GlobalInst
 from aiowasm.engine.heap import Reference
 from aiowasm.engine.memory import MemInst
 from aiowasm.engine.native.code import address_of
+from aiowasm.engine.native.layout import Table
 from aiowasm.engine.native.stack import protect
 from aiowasm.engine.native.values import from_slots, is_function_type, to_slots
 from aiowasm.engine.table import TableInst
-from aiowasm.errors import LimitError
+from aiowasm.errors import LimitError, Trap, TrapCode
 from aiowasm.syntax.types import GlobalType, MemType, NumType, RefType, TableType
 
 if TYPE_CHECKING:
     from aiowasm.engine.native.engine import Native
 
-__all__ = ("NativeGlobal", "NativeMemory", "NativeTable")
+__all__ = ("FunctionTable", "NativeGlobal", "NativeMemory", "NativeTable", "keeper")
 
 
 _PAGE_NBYTES: Final = mmap.PAGESIZE
@@ -69,79 +70,119 @@ class NativeMemory(MemInst):
         super().close()
 
 
-class NativeTable(TableInst):
-    """A table; one of functions mirrors its elements as descriptors in a block of (elements, size) at `address`."""
+def keeper(reference: Reference) -> object:
+    """What keeps the descriptor alive that *reference* to a function is for generated code; None for null."""
+    if not isinstance(reference, FuncInst):
+        return None
+    return reference if reference.instance is None else reference.instance
 
-    __slots__ = ("_block", "_engine", "_mirror", "address")
+
+class NativeTable(TableInst):
+    """A table of anything but functions: generated code sees its size, in a block of (elements, size) at `address`."""
+
+    __slots__ = ("_block", "_engine", "address")
 
     def __init__(self, tabletype: TableType, init: Reference, max_elements: int, engine: Native) -> None:
-        super().__init__(tabletype, init, max_elements)
         self._engine = engine
-        self._block = array("Q", (0, 0))
+        super().__init__(tabletype, init, max_elements)
+        self._block = array("Q", (0, self.size))
         self.address = self._block.buffer_info()[0]
-        self._mirror: Any = None
-        self._resize()
-        self._reflect(0, len(self.elements))
-
-    def _resize(self) -> None:
-        size = len(self.elements)
-        self._block[1] = size
-        if not is_function_type(self.reftype):
-            return
-        if self._mirror is None or len(self._mirror) < size:
-            # Doubling keeps repeated growth linear.
-            capacity = min(max(size, 2 * len(self._mirror or ())), self.max_elements)
-            mirror = (ctypes.c_uint64 * capacity)()
-            if self._mirror is not None:
-                ctypes.memmove(mirror, self._mirror, ctypes.sizeof(self._mirror))
-            self._mirror = mirror
-            self._block[0] = ctypes.addressof(mirror)
-
-    def _reflect(self, start: int, stop: int) -> None:
-        if self._mirror is None:
-            return
-        describe = self._engine.descriptor
-        elements, mirror = self.elements, self._mirror
-        for index in range(start, stop):
-            element = elements[index]
-            mirror[index] = 0 if element is None else describe(element)
-
-    def _bury(self, start: int, stop: int) -> None:
-        """Running guests may hold what is about to be overwritten."""
-        if self._mirror is not None:
-            self._engine.bury(self.elements[start:stop])
-
-    def set(self, index: int, reference: Reference) -> None:
-        """Replace the element at *index*."""
-        self._bury(index, index + 1)
-        super().set(index, reference)
-        self._reflect(index, index + 1)
 
     def grow(self, delta: int, init: Reference = None) -> int:
         """Add *delta* elements; see `TableInst.grow`."""
         previous = super().grow(delta, init)
+        self._block[_SIZE] = self.size
+        return previous
+
+    def close(self) -> None:
+        """Give the elements back; generated code sees an empty table from then on."""
+        self._block[_ELEMENTS] = self._block[_SIZE] = 0
+        super().close()
+
+
+_ELEMENTS: Final = Table.ELEMENTS // 8
+_SIZE: Final = Table.SIZE // 8
+
+
+class FunctionTable(NativeTable):
+    """A table of functions: descriptors in an array for generated code; `elements` is what keeps each of them alive.
+
+    A function becomes an object of Python when somebody there gets it out of the table.
+    """
+
+    __slots__ = ("_descriptors",)
+
+    def __init__(self, tabletype: TableType, init: Reference, max_elements: int, engine: Native) -> None:
+        super().__init__(tabletype, keeper(init), max_elements, engine)
+        self._descriptors: array[int] = array("Q")
+        if not self._make_room(self.size):
+            raise LimitError(f"cannot allocate a table of {self.size} elements", limit="table_elements")
+        self._descriptors[: self.size] = self._repeat(init, self.size)
+
+    def _make_room(self, size: int) -> bool:
+        before = self._descriptors
+        if len(before) < size:
+            # Doubling keeps repeated growth linear.
+            capacity = min(max(size, 2 * len(before)), self.max_elements)
+            try:
+                self._descriptors = before + array("Q", (0,)) * (capacity - len(before))
+            except MemoryError:
+                return False
+            self._block[_ELEMENTS] = self._descriptors.buffer_info()[0]
+        return True
+
+    def _repeat(self, reference: Reference, count: int) -> array[int]:
+        return array("Q", (0 if reference is None else self._engine.descriptor(reference),)) * count
+
+    def _bury(self, start: int, stop: int) -> None:
+        """Running guests may hold what is about to be overwritten."""
+        self._engine.bury(self.elements[start:stop])
+
+    def get(self, index: int) -> Reference:
+        """Return the element at *index*."""
+        self._check(index, 1)
+        address = self._descriptors[index]
+        return self._engine.function_at(address) if address else None
+
+    def set(self, index: int, reference: Reference) -> None:
+        """Replace the element at *index*."""
+        self.fill(index, reference, 1)
+
+    def grow(self, delta: int, init: Reference = None) -> int:
+        """Add *delta* elements; see `TableInst.grow`."""
+        if delta < 0 or self.size + delta > self.max_elements or not self._make_room(self.size + delta):
+            return -1
+        previous = super().grow(delta, keeper(init))
         if previous >= 0:
-            self._resize()
-            self._reflect(previous, previous + delta)
+            self._descriptors[previous : previous + delta] = self._repeat(init, delta)
         return previous
 
     def fill(self, index: int, reference: Reference, count: int) -> None:
         """Set *count* elements from *index*. Spec: `table.fill`."""
+        self._check(index, count)
+        descriptors = self._repeat(reference, count)
         self._bury(index, index + count)
-        super().fill(index, reference, count)
-        self._reflect(index, index + count)
+        super().fill(index, keeper(reference), count)
+        self._descriptors[index : index + count] = descriptors
 
     def copy(self, index: int, source: TableInst, source_index: int, count: int) -> None:
         """Copy from *source*, which may be this table with overlap. Spec: `table.copy`."""
+        self._check(index, count)
+        source._check(source_index, count)
         self._bury(index, index + count)
         super().copy(index, source, source_index, count)
-        self._reflect(index, index + count)
+        if isinstance(source, FunctionTable):
+            self._descriptors[index : index + count] = source._descriptors[source_index : source_index + count]
 
-    def init(self, index: int, references: tuple[Reference, ...], offset: int, count: int) -> None:
+    def init(self, index: int, references: Sequence[Reference], offset: int, count: int) -> None:
         """Copy *count* references of an element segment from *offset*. Spec: `table.init`."""
+        self._check(index, count)
+        if offset < 0 or offset + count > len(references):
+            raise Trap(TrapCode.TABLE_OUT_OF_BOUNDS)
         self._bury(index, index + count)
-        super().init(index, references, offset, count)
-        self._reflect(index, index + count)
+        keepers, descriptors = self._engine.references(references[offset : offset + count])
+        self.elements[index : index + count] = keepers
+        self._descriptors[index : index + count] = descriptors
 
 
 class NativeGlobal(GlobalInst):
@@ -184,7 +225,7 @@ class NativeGlobal(GlobalInst):
         if isinstance(valtype, RefType):
             before = self.cell.cell_contents
             if isinstance(before, FuncInst):
-                self._engine.bury((before,))
+                self._engine.bury((keeper(before),))
             self.cell.cell_contents = value
             self._reflect(value)
         else:

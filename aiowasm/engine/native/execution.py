@@ -26,7 +26,8 @@ from aiowasm.syntax.types import FuncType
 if TYPE_CHECKING:
     from aiowasm.engine.instance import ModuleInst
     from aiowasm.engine.memory import Waiter
-    from aiowasm.engine.native.engine import Native, NativeFunction
+    from aiowasm.engine.native.engine import Native
+    from aiowasm.engine.native.instance import NativeFunction
     from aiowasm.engine.native.rules import Site
     from aiowasm.engine.native.stack import Contents, GuestStack
 
@@ -191,7 +192,7 @@ class NativeExecution(Unwinding):
     def _host_call(self, descriptor: int) -> _HostCall:
         known = self._hosts.get(descriptor)
         if known is None:
-            func = self.engine.functions[descriptor]
+            func = self.engine.function_at(descriptor)
             known = self._hosts[descriptor] = _HostCall(func, self.engine.function(func))
         return known
 

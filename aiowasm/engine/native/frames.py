@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.native.caught import FIRST_REFERENCE, Caught
-from aiowasm.engine.native.code import find
 from aiowasm.engine.native.handles import Handles
 from aiowasm.engine.native.layout import Activation, Saved, Status
-from aiowasm.engine.native.module import Function
+from aiowasm.engine.native.module import Function, function_at
 from aiowasm.engine.native.values import from_slots, is_function_type, to_slots
 from aiowasm.syntax.types import NumType, RefType, ValType
 
@@ -97,7 +96,7 @@ class GuestFrames:
         if not low:
             return None
         if is_function_type(reftype):
-            return self.engine.functions[low]
+            return self.engine.function_at(low)
         return self._object(low)
 
     def _object(self, handle: int) -> Any:
@@ -136,7 +135,7 @@ class GuestFrames:
     def function_at(self, address: int) -> FuncInst | None:
         """The function whose descriptor is in the slot at *address*."""
         low = self._longs[self._at(address)]
-        return self.engine.functions[low] if low else None
+        return self.engine.function_at(low) if low else None
 
     def handle_at(self, address: int) -> Any:
         """The object whose handle is in the slot at *address*."""
@@ -168,8 +167,8 @@ class GuestFrames:
                 instance = engine.instances[longs[index + 1]].instance()
                 index += 2
                 continue
-            found = find(address - 1)
-            if found is None or not isinstance(found[1], Function) or instance is None:
+            found = function_at(address - 1)
+            if found is None or instance is None:
                 return
             start, function = found
             yield _Place(function, address - 1 - start, instance)

@@ -153,6 +153,8 @@ class Descriptor:
     TYPE: Final = 8
     INSTANCE: Final = 16
     """Zero for a function of the host."""
+    INDEX: Final = 24
+    """Of the function among those that the instance defines; for Python."""
     NBYTES: Final = 32
 
 

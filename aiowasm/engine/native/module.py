@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import aiowasm.engine.native.operators  # noqa: F401 - fills the compiler's table
 from aiowasm.engine.instance import function_name
-from aiowasm.engine.native.code import CodeSpace
+from aiowasm.engine.native.code import CodeSpace, find
 from aiowasm.engine.native.compiled import Compiled, Landing, Layout
 from aiowasm.engine.native.compiler import compile_function
 from aiowasm.engine.native.handlers import Handlers
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
     from aiowasm.engine.native.stencils import Stencils
     from aiowasm.validation.module import ValidatedModule
 
-__all__ = ("Function", "ModuleCode", "code_of")
+__all__ = ("Function", "ModuleCode", "code_of", "function_at")
 
 _CODE_PER_BYTE = 6  # of wasm; only a guess at how much address space to take
 
 
 class Function:
-    """A compiled function: what `code.find` returns for its addresses."""
+    """A compiled function, for traces and for unwinding: made when one of them comes across it."""
 
     __slots__ = ("_offsets", "_traced", "code", "entry", "index", "landings", "slots")
 
-    def __init__(self, code: ModuleCode, index: int, compiled: Compiled) -> None:
+    def __init__(self, code: ModuleCode, index: int, slots: int, landings: Sequence[Landing]) -> None:
         self.code = code
         self.index = index
-        self.slots = compiled.slots
-        self.landings: list[Landing] = compiled.landings
-        self.entry = 0
-        self._traced: Any = None
+        self.slots = slots
+        self.landings = landings
+        self.entry = code.entries[index]
+        self._traced: Compiled | None = None
         self._offsets: Any = ()
 
     def operator(self, offset: int) -> int:
@@ -77,12 +77,15 @@ class ModuleCode:
         self.sites: list[Site] = []
         self.handlers = Handlers()
         self._errors: dict[int, Exception] = {}
+        self._landings: dict[int, Sequence[Landing]] = {}
+        self._functions: dict[int, Function] = {}
         count = len(validated.funcs) - validated.nimported_funcs
         lazy = Activation.routine("lazy")
         stubs = stencils.encoding.stubs(count, lazy)
         self._stub_nbytes = stencils.encoding.stub_nbytes
         nbytes = len(stubs) + _CODE_PER_BYTE * (sum(validated.module.funcs.ends) - sum(validated.module.funcs.starts))
-        self._space = CodeSpace(nbytes)
+        self._space = CodeSpace(nbytes, self)
+        self._slots = array("I", bytes(4 * count))
         start = self._space.put(stubs) if stubs else 0
         self.entries = array("Q", range(start, start + self._stub_nbytes * count, self._stub_nbytes))
         self._stubs_end = start + self._stub_nbytes * count
@@ -118,9 +121,27 @@ class ModuleCode:
         except (InvalidError, MalformedError, LimitError) as error:
             self._errors[index] = error
             raise
-        function = Function(self, index, compiled)
-        function.entry = self._space.put(compiled.code, function) + compiled.entry
-        self.entries[index] = function.entry
+        self._slots[index] = compiled.slots
+        if compiled.landings:
+            self._landings[index] = compiled.landings
+        self.entries[index] = self._space.put(compiled.code, index) + compiled.entry
+
+    def function(self, index: int) -> Function:
+        """The compiled function *index*."""
+        function = self._functions.get(index)
+        if function is None:
+            function = Function(self, index, self._slots[index], self._landings.get(index, ()))
+            self._functions[index] = function
+        return function
+
+
+def function_at(address: int) -> tuple[int, Function] | None:
+    """Return where the code at *address* starts and the function it belongs to; None: it is not a guest's."""
+    found = find(address)
+    if found is None:
+        return None
+    start, code, index = found
+    return (start, code.function(index)) if isinstance(code, ModuleCode) and index >= 0 else None
 
 
 def code_of(validated: ValidatedModule, stencils: Stencils) -> ModuleCode:

@@ -271,7 +271,7 @@ def _table_set(call: Call) -> None:
 def _table_grow(call: Call) -> Outcome | None:
     value, delta = call.operands()
     table = call.instance.tables[call.site.immediate]
-    if len(table.elements) + delta <= table.max_elements:
+    if table.size + delta <= table.max_elements:
         _afford(call, _growth_cost(table, delta))
     call.execution.growing = (table, delta)
     if table.asks:
@@ -314,9 +314,7 @@ def _table_init(call: Call) -> Outcome | None:
 
 @_rule("elem.drop")
 def _elem_drop(call: Call) -> None:
-    elem = call.instance.elems[call.site.immediate]
-    call.execution.engine.bury(elem.elements)
-    elem.drop()
+    call.instance.elems[call.site.immediate].drop()
 
 
 # References

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Final
 from aiowasm.engine.base import Outcome
 from aiowasm.engine.heap import ExnInst
 from aiowasm.engine.native.caught import Caught
-from aiowasm.engine.native.code import find
 from aiowasm.engine.native.compiled import DELEGATE
 from aiowasm.engine.native.frames import GuestFrames
 from aiowasm.engine.native.layout import Activation, Handler, Saved
-from aiowasm.engine.native.module import Function
+from aiowasm.engine.native.module import Function, function_at
 from aiowasm.engine.native.values import slots_of
 from aiowasm.syntax.types import AbsHeapType, FuncType, RefType, ValType
 
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
     from aiowasm.engine.instance import ModuleInst
     from aiowasm.engine.native.compiled import Landing
     from aiowasm.engine.native.encoding import Encoding
-    from aiowasm.engine.native.engine import NativeInstance
     from aiowasm.engine.native.handlers import Clause
+    from aiowasm.engine.native.instance import NativeInstance
 
 __all__ = ("Unwinding",)
 
@@ -150,8 +149,8 @@ class _Return:
     @classmethod
     def at(cls, address: int, encoding: Encoding) -> _Return | None:
         """Find out; None: not in a function of a guest."""
-        found = find(address - 1)
-        if found is None or not isinstance(found[1], Function):
+        found = function_at(address - 1)
+        if found is None:
             return None
         start, function = found
         delta = encoding.frame_delta(address)

@@ -608,7 +608,7 @@ class _Decoder:
             self.end = self.pos + size
             if section == 0:
                 name = self.name()
-                self.customs.append(Custom(name, data[self.pos : self.end], place))
+                self.customs.append(Custom(name, data, place, self.pos, self.end))
                 self.pos = self.end
             else:
                 if _RANK[section] <= rank:

@@ -210,6 +210,6 @@ async def _validate(module: syntax.Module, features: Features, validation: str) 
         validate_shell_steps(module, features) if validation == "lazy" else validate_module_steps(module, features)
     )
     validated = await stepwise(steps)
-    if any(custom.name == "name" and len(custom.data) > _MANY_NAMES_NBYTES for custom in module.customs):
+    if any(custom.name == "name" and custom.nbytes > _MANY_NAMES_NBYTES for custom in module.customs):
         await stepwise(name_steps(validated))
     return validated

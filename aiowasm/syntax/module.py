@@ -234,13 +234,36 @@ class Datas(Sequence[Data]):
 _NO_EXPR = Expr(b"")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Custom:
-    """A custom section: kept as bytes. `place` is the id of the section it follows (0: before the first)."""
+    """A custom section: bytes of `buffer`. `place` is the id of the section it follows (0: before the first).
+
+    A program of 26 MB had 10 MB of debugging information, which took 5 ms to copy (benchmarks/fairness.py --starting).
+    """
 
     name: str
-    data: bytes
+    buffer: bytes
     place: int = 0
+    start: int = 0
+    end: int | None = None
+
+    @property
+    def data(self) -> bytes:
+        """The content behind the name."""
+        return self.buffer[self.start : self.end]
+
+    @property
+    def nbytes(self) -> int:
+        """The size of `data`."""
+        return (len(self.buffer) if self.end is None else self.end) - self.start
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Custom):
+            return NotImplemented
+        return (self.name, self.place, self.data) == (other.name, other.place, other.data)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.place, self.nbytes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ _KINDS = [_RULE] * 0x600
 _ATOMIC = frozenset(row.code for row in INSTRUCTIONS if row.code >= 0x500)
 _PREFIX = {0xFB: 0x100, 0xFC: 0x200, 0xFD: 0x300, 0xFE: 0x500}
 _CONST_CODES = (0x41, 0x42)
-_STEP_NBYTES = 6000
+_STEP_NBYTES = 1500
 _MANY = 8
 _MAX_MATCHED = 100_000
 _BR_TABLE = BY_NAME["br_table"]

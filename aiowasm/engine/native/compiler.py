@@ -56,7 +56,7 @@ __all__ = ("compile_function",)
 _V128: Final = NumType.V128
 _LAZY: Final = 48
 _PUSHED: Final = 4  # no operator pushes more lazy operands
-_STEP: Final = 2000
+_STEP: Final = 500
 _MAX_CODE_NBYTES: Final = 1 << 28  # ours: labels with a thousand values make much of little
 _NEAR: Final = (1 << 31) - 64  # offsets of loads and stores that fit an instruction
 SLOTS_PER_FRAME: Final = 4
@@ -385,9 +385,11 @@ class Compiler:
         out = self.out
         cold = len(out)
         trap = self.stencils.raw("out")
-        for fixup, _ in self.traps:
+        for number, (fixup, _) in enumerate(self.traps, 1):
             self.fix(fixup, len(out))
             out += trap
+            if not number % _STEP:
+                yield
         for fixup, op in self.nans:
             self.fix(fixup, len(out))
             out += self.stencils.raw(_NANS[op])

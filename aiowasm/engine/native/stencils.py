@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -83,10 +83,10 @@ class Stencils:
         self.pool: bytes = body[: header["pool"]]
         self.labels: dict[str, int] = header["labels"]
         code: dict[str, bytes] = {}
-        holes: dict[str, list[Hole]] = {}
+        holes: dict[str, Sequence[Hole]] = {}
         for name, (start, nbytes, found) in header["stencils"].items():
             code[name] = body[start : start + nbytes]
-            holes[name] = found
+            holes[name] = tuple(map(tuple, found))  # the collector forgets tuples of numbers, and never lists
         self.encoding = ENCODINGS[header["machine"]](code, holes, frozenset(header["fixed"]))
         self.encoding.far = far
         self._names = code.keys()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final
 
 from aiowasm.engine.native.encoding.base import Encoding, Hole, Kept, Patched, ReachError
@@ -37,7 +38,7 @@ class AArch64(Encoding):
     stub_nbytes: ClassVar = 16
     control: ClassVar = 1 << 25  # FPCR: NaNs that come out of arithmetic are the default one; round to nearest
 
-    def __init__(self, code: dict[str, bytes], holes: dict[str, list[Hole]], fixed: frozenset[str]) -> None:
+    def __init__(self, code: dict[str, bytes], holes: Mapping[str, Sequence[Hole]], fixed: frozenset[str]) -> None:
         super().__init__(code, holes, fixed)
         self._plans: dict[str, tuple[list[_Item], bytes]] = {}
 

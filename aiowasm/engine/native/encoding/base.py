@@ -6,6 +6,7 @@ Fixups are places of four bytes that a branch's distance goes into; code goes on
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 __all__ = ("Encoding", "Hole", "Kept", "Patched", "ReachError")
@@ -43,7 +44,7 @@ class Encoding(ABC):
     """What the floating-point control register is while guests run: what the standard asks for, whatever the process
     has set."""
 
-    def __init__(self, code: dict[str, bytes], holes: dict[str, list[Hole]], fixed: frozenset[str]) -> None:
+    def __init__(self, code: dict[str, bytes], holes: Mapping[str, Sequence[Hole]], fixed: frozenset[str]) -> None:
         self.code = code
         self.holes = holes
         self.fixed = fixed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Final
 
 from aiowasm.engine.native.encoding.base import Encoding, Hole, Kept, Patched
@@ -63,7 +63,7 @@ class X86(Encoding):
     kept: ClassVar = range(2, 7)
     control: ClassVar = 0x1F80  # MXCSR: round to nearest, no traps, no flushing of subnormals
 
-    def __init__(self, code: dict[str, bytes], holes: dict[str, list[Hole]], fixed: frozenset[str]) -> None:
+    def __init__(self, code: dict[str, bytes], holes: Mapping[str, Sequence[Hole]], fixed: frozenset[str]) -> None:
         super().__init__(code, holes, fixed)
         self._shapes: dict[tuple[str, int, Kept], tuple[bytes, list[_Patch], tuple[int, ...]]] = {}
         self._vex = code[_ADDITION][0] == _VEX

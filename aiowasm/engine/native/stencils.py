@@ -10,6 +10,7 @@ import json
 import struct
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,9 +85,12 @@ class Stencils:
         self.labels: dict[str, int] = header["labels"]
         code: dict[str, bytes] = {}
         holes: dict[str, Sequence[Hole]] = {}
-        for name, (start, nbytes, found) in header["stencils"].items():
-            code[name] = body[start : start + nbytes]
-            holes[name] = tuple(map(tuple, found))  # the collector forgets tuples of numbers, and never lists
+        at, parts = len(self.pool), iter(header["holes"])
+        each = zip(parts, parts, parts, parts, strict=True)
+        for name, nbytes, count in zip(header["names"], header["sizes"], header["counts"], strict=True):
+            code[name] = body[at : at + nbytes]
+            holes[name] = tuple(islice(each, count))
+            at += nbytes
         self.encoding = ENCODINGS[header["machine"]](code, holes, frozenset(header["fixed"]))
         self.encoding.far = far
         self._names = code.keys()

@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -212,7 +213,9 @@ def _cross_compiled(source: str, target: Target) -> tuple[str, bytes]:
 def build_blob(target: Target) -> bytes:
     """Return the stencils for processors of a kind as one file.
 
-    The format: the length of a JSON header (4 bytes, little endian), the header, all code.
+    The format: the length of a JSON header (4 bytes, little endian), the header, all code. Of the header's lists
+    "names", "sizes" and "counts" (of holes) have an entry for each stencil, and "holes" has four for each hole: the
+    thousands of lists that nested ones would be have Python's collector stop whoever loads them.
     """
     source = f'target triple = "{target.triple}"\n' + stencil_ir(target, lowerings(target))
     text, made = _compiled(source, target)
@@ -223,14 +226,19 @@ def build_blob(target: Target) -> bytes:
     header: dict[str, Any] = {
         "machine": target.machine,
         "level": target.level,
-        "pool": len(pool),
+        "pool": len(body),
         "labels": {name: offset for name, (_owner, offset) in labels.items() if name in _LABELS},
-        "stencils": {},
+        "names": list(functions),
+        "sizes": [],
+        "counts": [],
+        "holes": [],
         "fixed": sorted(branching),
     }
     for name, function in functions.items():
         code, holes = target.cut(name, function, places)
-        header["stencils"][name] = (len(body), len(code), holes)
+        header["sizes"].append(len(code))
+        header["counts"].append(len(holes))
+        header["holes"] += chain.from_iterable(holes)
         body += code
     encoded = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
     return struct.pack("<I", len(encoded)) + encoded + bytes(body)

@@ -34,7 +34,7 @@ async def test_other_tasks_run_meanwhile(engine: str) -> None:
         await anyio.lowlevel.checkpoint()
         before = ticks
         guest = await store.instantiate(module)
-        assert ticks - before > 10
+        assert ticks - before > 3
         tasks.cancel_scope.cancel()
     async with Store(engine=engine) as store:
         guest = await store.instantiate(module)

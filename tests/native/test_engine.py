@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from itertools import pairwise
 from pathlib import Path
+from weakref import ref
 
 import pytest
 
@@ -397,3 +398,48 @@ def test_traps_name_the_place(native: Native) -> None:
         call(native, load(native, LOOP), "load", 65_533)
     assert caught.value.code is TrapCode.MEMORY_OUT_OF_BOUNDS
     assert caught.value.frames[0].offset is not None
+
+
+def test_functions_of_tables_become_objects_when_somebody_asks(native: Native) -> None:
+    functions = "".join(f"(func $f{number} (result i32) (i32.const {number}))" for number in range(100))
+    names = " ".join(f"$f{number}" for number in range(100))
+    text = f"""(module (table $t 200 funcref) (type $i (func (result i32))) {functions}
+      (func (export "call") (param i32) (result i32) (call_indirect $t (type $i) (local.get 0)))
+      (func (export "copy") (table.copy (i32.const 100) (i32.const 0) (i32.const 100)))
+      (func (export "fill") (param i32) (table.fill (i32.const 0) (table.get (local.get 0)) (i32.const 100)))
+      (export "f7" (func $f7)) (elem (table $t) (i32.const 0) func {names}))"""
+    instance = load(native, text)
+    assert not instance.funcs
+    assert call(native, instance, "call", 42) == (42,)
+    call(native, instance, "copy")
+    assert call(native, instance, "call", 142) == (42,)
+    assert set(instance.funcs) == {100, 101}
+    (table,) = instance.tables
+    assert table.get(107) is table.get(7) is instance.funcs[7]
+    call(native, instance, "fill", 150)
+    assert table.get(0) is table.get(99) is instance.funcs[50]
+    table.grow(2, instance.funcs[3])
+    assert [table.size, table.get(201)] == [202, instance.funcs[3]]
+    assert call(native, instance, "call", 201) == (3,)
+    assert set(instance.funcs) == {3, 7, 50, 100, 101, 102}
+
+
+def test_tables_keep_the_instances_of_their_functions_and_no_others(native: Native) -> None:
+    owner = load(native, '(module (table (export "t") 4 funcref))')
+    (table,) = owner.tables
+    text = '(module (func $f (export "f") (result i32) (i32.const 5)) (func $g) (elem declare func $f $g))'
+    other = load(native, text)
+    gone = ref(other)
+    table.fill(0, other.funcs[0], 4)
+    del other
+    gc.collect()
+    kept = gone()
+    assert kept is not None
+    assert table.get(3) is kept.funcs[0]
+    del kept
+    table.set(0, None)
+    table.copy(1, table, 0, 1)
+    table.fill(2, None, 2)
+    gc.collect()
+    assert gone() is None
+    assert [table.get(index) for index in range(4)] == [None] * 4

@@ -41,8 +41,8 @@ class NativeInstance:
         self.address = self._block.buffer_info()[0]
         self._block[Instance.HANDLERS // 8] = code.handlers.address
         self._descriptors: list[array[int]] = []
-        self._known: dict[int, int] = {}
-        """Addresses of descriptors by the index of the defined function."""
+        self._known: dict[int, int] | None = None
+        """Addresses of descriptors by the index of the defined function; None while there are few, of one each."""
         self._shut = False
 
     def fill(self, instance: ModuleInst, engine: Native) -> None:
@@ -75,7 +75,7 @@ class NativeInstance:
         Returns its address.
         """
         entry = self.code.entries[index]
-        address = self._known.get(index)
+        address = self._address(index)
         if address is not None:
             ctypes.c_uint64.from_address(address + Descriptor.CODE).value = entry
         return entry
@@ -91,16 +91,24 @@ class NativeInstance:
     # Descriptors
 
     def descriptor(self, funcidx: int) -> int:
-        """The address of the descriptor of a function of the instance's index space."""
-        address = self._known.get(funcidx - self.code.validated.nimported_funcs)
-        return self.descriptors((funcidx,))[0] if address is None else address
+        """The address of the descriptor of a defined function, by its index in the instance's index space."""
+        index = funcidx - self.code.validated.nimported_funcs
+        address = self._address(index)
+        if address is not None:
+            return address
+        block = self._lay_out((index,))
+        if self._known is not None:
+            self._note(block, self._known)
+        elif len(self._descriptors) > _FEW:
+            self._index()
+        return block.buffer_info()[0]
 
     def descriptors(self, funcidxs: Sequence[int]) -> array[int]:
         """The addresses of the descriptors of functions of the instance's index space."""
-        imported, known = self.code.validated.nimported_funcs, self._known
+        imported, known = self.code.validated.nimported_funcs, self._index()
         missing = {funcidx for funcidx in funcidxs if funcidx >= imported and funcidx - imported not in known}
         if missing:
-            self._lay_out(funcidx - imported for funcidx in missing)
+            self._note(self._lay_out(funcidx - imported for funcidx in missing), known)
         first = self.code.layout.imports // 8
         return array(
             "Q",
@@ -110,27 +118,47 @@ class NativeInstance:
             ],
         )
 
-    def _lay_out(self, indices: Iterable[int]) -> None:
-        code, known = self.code, self._known
+    def _address(self, index: int) -> int | None:
+        """The address of the descriptor of a defined function, if it has one."""
+        if self._known is not None:
+            return self._known.get(index)
+        return next((block.buffer_info()[0] for block in self._descriptors if block[_INDEX] == index), None)
+
+    def _index(self) -> dict[int, int]:
+        """All addresses: most instances of a store of thousands do without (benchmarks/scale.py)."""
+        known = self._known
+        if known is None:
+            known = self._known = {}
+            for block in self._descriptors:
+                self._note(block, known)
+        return known
+
+    @staticmethod
+    def _note(block: array[int], known: dict[int, int]) -> None:
+        start = block.buffer_info()[0]
+        for number, index in enumerate(block[_INDEX::_WORDS]):
+            known[index] = start + Descriptor.NBYTES * number
+
+    def _lay_out(self, indices: Iterable[int]) -> array[int]:
+        code = self.code
         imported, funcs = code.validated.nimported_funcs, code.validated.funcs
         entries = code.stubs if self._shut else code.entries
         block = array("Q")
         for index in indices:
             block.extend((entries[index], id(funcs[imported + index]), self.address, index))
         self._descriptors.append(block)
-        start = block.buffer_info()[0]
-        for number, index in enumerate(block[_INDEX::_WORDS]):
-            known[index] = start + Descriptor.NBYTES * number
+        return block
 
     def function_at(self, address: int) -> FuncInst:
         """The defined function whose descriptor is at *address*."""
         instance = self.instance()
         index = ctypes.c_uint64.from_address(address + Descriptor.INDEX).value
-        if instance is None or self._known.get(index) != address:
+        if instance is None or self._address(index) != address:
             raise RuntimeError("no function has this descriptor")
         return instance.funcs[self.code.validated.nimported_funcs + index]
 
 
+_FEW: Final = 8
 _CODE: Final = Descriptor.CODE // 8
 _INDEX: Final = Descriptor.INDEX // 8
 _WORDS: Final = Descriptor.NBYTES // 8

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiowasm.engine.native.compiled import Compiled, Layout, landings
 from aiowasm.engine.native.encoding import ReachError
+from aiowasm.engine.native.integer_loops import compile_loop
 from aiowasm.engine.native.rules import RULES, Site
 from aiowasm.engine.native.stencils import C32, C64, CF, KEPT, PAD, F, R, Stencils, V, slot
 from aiowasm.engine.native.treatment import (
@@ -551,6 +552,8 @@ class Compiler:
                 self.end(index)
             elif kind == ELSE:
                 self.otherwise()
+            elif kind == LOOP and self.loop(index):
+                index, kind = immediates[index].end, END
             else:
                 OTHERS[kind](self, op, immediates[index], index)
             if len(stack) > _LAZY:
@@ -559,6 +562,11 @@ class Compiler:
                 self.charge(index, cost[index])
             index += 1
         return index
+
+    def loop(self, index: int) -> bool:
+        """Compile all of the loop that operator *index* starts if its values can be in registers."""
+        self.flush(0)
+        return compile_loop(self, index)
 
     def compared(self, kind: int, op: int) -> tuple[int, int | None]:
         """Pop the operands of a comparison."""

@@ -85,6 +85,10 @@ class Activation:
         TrapCode.NULL_FUNCTION_REFERENCE,
         TrapCode.UNALIGNED_ATOMIC,
     )
+    LOOP_SLOTS: Final = 480
+    """What registers have around a loop while they hold values of its own; nothing leaves the guest meanwhile."""
+    LOOP_INSTANCE: Final = 488
+    LOOP_NBYTES: Final = 496
     NBYTES: Final = 512
 
     @classmethod

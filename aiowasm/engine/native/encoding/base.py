@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from aiowasm.engine.native.encoding.x86_64_integers import IntegerCode
 
 __all__ = ("Encoding", "Hole", "Kept", "Patched", "ReachError")
 
@@ -66,6 +69,10 @@ class Encoding(ABC):
     def without_check(self, code: bytes, fixups: tuple[int, ...]) -> Patched:
         """Return code without the check at its end that its result is no NaN, if it can be told apart."""
         return code, fixups
+
+    def integer_code(self) -> IntegerCode | None:
+        """Return what makes the code of loops that keep integers in registers, if there is such a thing."""
+        return None
 
     @abstractmethod
     def charge(self, cost: int) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Final
 
 from aiowasm.engine.native.encoding.base import Encoding, Hole, Kept, Patched
+from aiowasm.engine.native.encoding.x86_64_integers import IntegerCode
 
 __all__ = ("X86",)
 
@@ -137,6 +138,10 @@ class X86(Encoding):
             patches = [(each[0], each[1] - _MOVE_NBYTES, *each[2:]) for each in patches]
             targets = [offset - _MOVE_NBYTES for offset in targets]
         return bytes(code), patches, tuple(targets)
+
+    def integer_code(self) -> IntegerCode:
+        """Return what makes the code of loops that keep integers in registers."""
+        return IntegerCode(is_level_3=self._vex)
 
     def charge(self, cost: int) -> bytes:
         """Return code that takes *cost* units of fuel."""

@@ -1,15 +1,19 @@
-"""Innermost loops over floats and vectors, of code that stays in the loop: engines keep locals and constants of such
-loops in registers. Locals change between being read and being used, branches leave in the middle, everything is seen
-afterwards."""
+"""Innermost loops over floats and vectors, or integers alone, of code that stays in the loop: engines keep locals and
+constants of such loops in registers. Locals change between being read and being used, branches leave in the middle,
+everything is seen afterwards."""
 
 from __future__ import annotations
 
-from aiowasm.syntax.types import F32, F64, I32, V128, NumType
+from aiowasm.syntax.types import F32, F64, I32, I64, V128, NumType
 from tests.fuzz.emitter import LabelTypes, Types, address_type
 from tests.fuzz.expressions import NUMTYPES
 from tests.fuzz.structures import Structures
 from tests.fuzz.values import bits_of
 
+_INTEGERS = frozenset(("i32", "i64"))
+_ALIGNMENTS: dict[NumType, int] = {I32: 2, I64: 3, F32: 2, F64: 3, V128: 4}
+_LOADS = (("load", 0), ("load8_s", 0), ("load8_u", 0), ("load16_s", 1), ("load16_u", 1))
+_STORES = (("store", 0), ("store8", 0), ("store16", 1))
 _TRAPPING = ("div_s", "div_u", "rem_s", "rem_u")
 
 
@@ -20,11 +24,16 @@ class NumericLoops(Structures):
     """Locals of the loop with their types, its counter too."""
     constants: list[tuple[NumType, int]]
     """Few, so that they are used more than once."""
+    integral = False
+    """Whether nothing but integers occurs."""
 
     def numeric_loop(self, depth: int) -> None:
         """A loop over a few locals and constants."""
+        self.integral = self.rng.random() < 0.6
         floats: list[NumType] = [F32, F64, *([V128] if V128 in self.valtypes else [])]
-        types = [self.rng.choice(floats) for _ in range(self.rng.randrange(1, 9))]
+        if self.integral:
+            floats = [I32, I64]
+        types = [self.rng.choice(floats) for _ in range(self.rng.randrange(1, 16 if self.integral else 9))]
         own = [(t, self.settable(t) if self.rng.random() < 0.4 else self.local(t)) for t in types]
         self.constants = [(t, bits_of(self.rng, t)) for t in floats for _ in range(2)]
         counter = self.local(I32, reserved=True)
@@ -33,8 +42,11 @@ class NumericLoops(Structures):
         self.op("loop", None)
         self.labels.append(LabelTypes((), counter))
         self.own = [*own, (I32, counter)]
-        for _ in range(self.rng.randrange(1, 7)):
-            self.rng.choice((self.assign, self.assign, self.alias, self.condition, self.spill, self.escape))(own)
+        steps = [self.assign, self.assign, self.alias, self.condition, self.spill, self.escape]
+        if self.integral:
+            steps += [self.rotate, self.skip, self.deep, self.assign]
+        for _ in range(self.rng.randrange(1, 12 if self.integral else 7)):
+            self.rng.choice(steps)(own)
         self.count_down(counter)
         self.op("br_if", 0)
         self.labels.pop()
@@ -63,7 +75,8 @@ class NumericLoops(Structures):
             row = rng.choice(self.single[valtype])
             operator = row.name.partition(".")[2]
             traps = operator in _TRAPPING or (operator.startswith("trunc_f"))
-            if row.type is not None and (not traps or self.risky()):
+            fitting = not self.integral or (row.type is not None and _INTEGERS.issuperset(row.type[0]))
+            if row.type is not None and fitting and (not traps or self.risky()):
                 break
         for word in row.type[0]:
             self.numeric(NUMTYPES[word], depth - 1)
@@ -86,7 +99,7 @@ class NumericLoops(Structures):
         self.numeric(valtype, 2)
         self.op("local.set", local)
         self.op("local.get", local)
-        add = {F32: "f32.add", F64: "f64.add", V128: "i16x8.sub"}[valtype]
+        add = {F32: "f32.add", F64: "f64.add", V128: "i16x8.sub"}.get(valtype, f"{valtype}.sub")
         self.op(add)
         self.op("local.set", local)
 
@@ -113,14 +126,55 @@ class NumericLoops(Structures):
         valtype, local = self.rng.choice(own)
         self.put(valtype, local)
         self.somewhere()
-        self.op(f"{valtype}.load", self.memarg(0, {F32: 2, F64: 3, V128: 4}[valtype], False))
+        name, align = self.rng.choice(_LOADS) if valtype in (I32, I64) else ("load", _ALIGNMENTS[valtype])
+        name, align = ("load", _ALIGNMENTS[valtype]) if name == "load" else (name, align)
+        self.op(f"{valtype}.{name}", self.memarg(0, align, False))
         self.op("local.set", local)
 
     def put(self, valtype: NumType, local: int) -> None:
         """A local to memory, where it is seen."""
         self.somewhere()
         self.op("local.get", local)
-        self.op(f"{valtype}.store", self.memarg(0, {F32: 2, F64: 3, V128: 4}[valtype], False))
+        name, align = self.rng.choice(_STORES) if valtype in (I32, I64) else ("store", 0)
+        self.op(f"{valtype}.{name}", self.memarg(0, align if name != "store" else _ALIGNMENTS[valtype], False))
+
+    def rotate(self, own: list[tuple[NumType, int]]) -> None:
+        """Locals take the values of one another, as rounds of hashes do."""
+        valtype = self.rng.choice(own)[0]
+        chosen = [local for t, local in own if t is valtype]
+        self.rng.shuffle(chosen)
+        for local in chosen:
+            self.op("local.get", local)
+        for local in chosen:
+            self.op("local.set", local)
+
+    def skip(self, own: list[tuple[NumType, int]]) -> None:
+        """A block that a branch in it leaves, or one back to the loop's start."""
+        self.op("block", None)
+        self.labels.append(LabelTypes(()))
+        self.assign(own)
+        self.numeric(I32, 2)
+        self.op("br_if", 0)
+        self.assign(own)
+        if self.rng.random() < 0.3:
+            self.numeric(I32, 1)
+            self.op("if", None)
+            self.labels.append(LabelTypes(()))
+            self.rotate(own)
+            self.op("br", 1)
+            self.close()
+        self.close()
+
+    def deep(self, own: list[tuple[NumType, int]]) -> None:
+        """Many operands at once, of which some are there while locals change."""
+        valtype = self.rng.choice(own)[0]
+        count = self.rng.randrange(4, 14)
+        for _ in range(count):
+            self.numeric(valtype, 1)
+        self.assign(own)
+        for _ in range(count - 1):
+            self.op(f"{valtype}.{self.rng.choice(('xor', 'sub', 'mul', 'rotl', 'add'))}")
+        self.op("local.set", self.rng.choice([local for t, local in own if t is valtype]))
 
     def escape(self, _own: list[tuple[NumType, int]]) -> None:
         """A branch out of the loop, with what its label wants."""

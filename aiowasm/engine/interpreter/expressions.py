@@ -302,6 +302,8 @@ def _float_relation(sign: str) -> Template:
 
 
 def _wrap(a: Expr) -> Expr:
+    if _is_constant(a):
+        return constant(a.bound & 0xFFFFFFFF)
     if 0 <= a.bound <= M32:
         return a
     return Expr(a.text, -max(33, _bits(a)), a.deps)

@@ -231,6 +231,8 @@ class Compiler:
 
     def push_slots(self, count: int) -> None:
         """Push *count* canonical slots."""
+        if len(self.stack) <= _LAZY < len(self.stack) + count - _PUSHED:
+            self.flush(0)  # what is below so many will not be looked at again
         at = self.nlocals + len(self.stack)
         self.stack.extend(range(at, at + count))
 

@@ -103,7 +103,7 @@ class _Loop:
             following = self.operator(index)
             self.marks.extend([len(code.out)] * (following - index - 1))
             index = following
-            if index - 1 in self.record.cost:
+            if self.record.cost.get(index - 1):
                 code.charge(self.record.cost[index - 1])
         self.marks.append(len(code.out))
         if not self.dead:
@@ -278,8 +278,9 @@ class _Loop:
             if kind == c.SELECT:
                 self.select(*known)
                 return following + 1
-        register = values.free_register(*operands)
-        self.code.truth(self.compare(*known), register)
+        condition = self.compare(*known)
+        register = values.free_register()  # making room leaves the flags alone
+        self.code.truth(condition, register)
         self.finish(register, False)
         return following
 
@@ -447,7 +448,7 @@ class _Loop:
                 fixups.append((code.jump(), way.label))
         traps = []
         if used:
-            for fixup, index in self.traps:
+            for _fixup, index in self.traps:
                 places.append(len(before))
                 code.restore(used)
                 traps.append((code.jump(), index))

@@ -46,6 +46,7 @@ ROWS: Final = {
 }
 """Opcode -> operation of all instructions that work on integers alone."""
 _PLAIN: Final = frozenset((c.CONST32, c.CONST64, c.DROP, c.SELECT, c.NOP, c.RETURN))
+_CONSTANTS: Final = frozenset((c.CONST32, c.CONST64))
 _BRANCHES: Final = frozenset((c.BR, c.BR_IF))
 _BLOCKS: Final = frozenset((c.BLOCK, c.IF))
 _BARRIERS: Final = frozenset((c.BR, c.BR_IF, c.BLOCK, c.IF, c.ELSE, c.END, c.RETURN))
@@ -131,12 +132,8 @@ def plan_loop(
         elif op in ROWS:
             if not _is_taken(validated, op, immediate, code):
                 return None
-            operation = ROWS[op]
-            needs_count = (
-                needs_count
-                or (before != c.CONST32 and before != c.CONST64)
-                and code.needs_count_register(operation.operator)
-            )
+            if before not in _CONSTANTS and code.needs_count_register(ROWS[op].operator):
+                needs_count = True
         elif kind not in _PLAIN:
             return None
         if index in record.checks:

@@ -268,9 +268,9 @@ class Values:
             moved = False
             for to, value in list(pending.items()):
                 owner = self.registers.get(~to) if to < 0 else self.slots.get(to)
-                if owner is not None and owner is not value and self._is_only_at(owner, to):
-                    if any(each is owner for each in pending.values()) and owner is not parked:
-                        continue
+                is_needed = any(each is owner for each in pending.values()) and owner is not parked
+                if owner is not None and owner is not value and is_needed and self._is_only_at(owner, to):
+                    continue
                 self._put(to, value, owner, parked)
                 del pending[to]
                 moved = True

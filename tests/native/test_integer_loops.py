@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from itertools import product
 
 import pytest
@@ -37,8 +38,8 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     answers: list[bool] = []
     original = integer_loops.compile_loop
 
-    def spy(*arguments: object) -> bool:
-        answers.append(original(*arguments))  # type: ignore[arg-type]
+    def spy(*arguments: object) -> Generator[None, None, bool]:
+        answers.append((yield from original(*arguments)))  # type: ignore[arg-type]
         return answers[-1]
 
     monkeypatch.setattr("aiowasm.engine.native.compiler.compile_loop", spy)

@@ -103,6 +103,7 @@ _TWO_LOCALS: Final = array("H", [BY_NAME["local.get"].code] * 2)
 _EQZ: Final = BY_NAME["i32.eqz"].code
 _BR_IF_CODE: Final = BY_NAME["br_if"].code
 _IF_CODE: Final = BY_NAME["if"].code
+_LOOP_CODE: Final = BY_NAME["loop"].code
 
 
 _COMPUTED: Final = ("",)
@@ -191,6 +192,8 @@ class Compiler:
         self.nparams = slots_of(tuple(locals_[i] for i in range(record.nparams)))
         self.slots = len(locals_) + record.max_height + SLOTS_PER_FRAME
         self.dead = False
+        self.tried = -1
+        """The last loop that was looked at."""
         self.kept: dict[Any, int] = {}
         """What the innermost loop keeps in float registers: places of locals and constants, as operands."""
         self.keeper: Block | None = None
@@ -381,6 +384,8 @@ class Compiler:
         index, count = 0, len(record.ops)
         while index < count:
             index = self.walk(index, min(index + _STEP, count))
+            if index < count and record.ops[index] == _LOOP_CODE and index != self.tried:
+                index = yield from self.loop(index)
             if len(self.out) > _MAX_CODE_NBYTES:
                 raise LimitError("a function is too large to be compiled", limit="code_nbytes")
             if index < count:
@@ -418,7 +423,7 @@ class Compiler:
             self.out += stencils.fragment["zeros", "HA", slot(self.nparams), "WA", extra]
 
     def walk(self, index: int, stop: int) -> int:
-        """Compile operators from *index* on until *stop* (or one or two more); returns the next."""
+        """Compile operators from *index* on until *stop* (or one or two more), or a loop; returns the next."""
         record = self.record
         ops, cost = record.ops, record.cost
         immediates: list[Any] = record.immediates
@@ -430,6 +435,8 @@ class Compiler:
         while index < stop:
             op = ops[index]
             kind = treatment[op]
+            if kind == LOOP and index != self.tried:
+                return index
             if marks is not None:
                 marks.append(len(out))
             if kind == GET:
@@ -554,8 +561,6 @@ class Compiler:
                 self.end(index)
             elif kind == ELSE:
                 self.otherwise()
-            elif kind == LOOP and self.loop(index):
-                index, kind = immediates[index].end, END
             else:
                 OTHERS[kind](self, op, immediates[index], index)
             if len(stack) > _LAZY:
@@ -565,10 +570,22 @@ class Compiler:
             index += 1
         return index
 
-    def loop(self, index: int) -> bool:
-        """Compile all of the loop that operator *index* starts if its values can be in registers."""
+    def loop(self, index: int) -> Generator[None, None, int]:
+        """Compile all of the loop that operator *index* starts if its values can be in registers; returns the next."""
+        self.tried = index
         self.flush(0)
-        return compile_loop(self, index)
+        start, marks = len(self.out), self.marks
+        if not (yield from compile_loop(self, index)):
+            return index
+        if marks is not None:
+            marks.insert(index, start)
+        immediate: Any = self.record.immediates[index]
+        end: int = immediate.end
+        if len(self.stack) > _LAZY:
+            self.flush(0)
+        if end in self.record.cost:
+            self.charge(end, self.record.cost[end])
+        return end + 1
 
     def compared(self, kind: int, op: int) -> tuple[int, int | None]:
         """Pop the operands of a comparison."""

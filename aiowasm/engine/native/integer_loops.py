@@ -11,22 +11,30 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiowasm.engine.native import treatment as c
 from aiowasm.engine.native.encoding.x86_64_integers import IntegerCode
-from aiowasm.engine.native.loop_plan import ROWS, Plan, plan_loop
+from aiowasm.engine.native.loop_plan import BARRIERS, ROWS, Plan, plan_loop
 from aiowasm.engine.native.loop_values import NotTaken, Value, Values
 from aiowasm.engine.storage import WIDTHS
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from aiowasm.engine.native.compiler import Compiler, Label
     from aiowasm.validation.record import Block
 
 __all__ = ("compile_loop",)
 
+_STEP: Final = 64
+_BRANCH: Final = 16
+"""What a branch counts for in a step."""
 _EQUAL: Final = 4
 _NEGATIVE: Final = 8
 
 
-def compile_loop(compiler: Compiler, index: int) -> bool:
-    """Append the code of the loop that operator *index* starts, up to its `end`; False: it is none of those."""
+def compile_loop(compiler: Compiler, index: int) -> Generator[None, None, bool]:
+    """Append the code of the loop that operator *index* starts, up to its `end`; False: it is none of those.
+
+    Yields now and then: an operator takes up to 30 us, a branch 400, where everything is in use.
+    """
     code = compiler.stencils.encoding.integer_code()
     if code is None:
         return False
@@ -37,7 +45,7 @@ def compile_loop(compiler: Compiler, index: int) -> bool:
         return False
     loop = _Loop(compiler, block, plan, code, treatment)
     try:
-        loop.walk(index)
+        yield from loop.walk(index)
     except NotTaken:
         return False
     loop.append()
@@ -89,14 +97,14 @@ class _Loop:
 
     # The walk
 
-    def walk(self, start: int) -> None:
+    def walk(self, start: int) -> Generator[None, None, None]:
         """Make the code of all operators; raises `NotTaken`, and then nothing has happened."""
         values, code = self.values, self.code
         values.index = start
         code.charge(self.record.cost[start])
         self.pause = code.branch(_NEGATIVE)
         values.start()
-        index = start + 1
+        index, work = start + 1, 0
         while index < self.block.end:
             values.index = index
             self.marks.append(len(code.out))
@@ -105,6 +113,10 @@ class _Loop:
             index = following
             if self.record.cost.get(index - 1):
                 code.charge(self.record.cost[index - 1])
+            work += _BRANCH if self.treatment[self.record.ops[index - 1]] in BARRIERS else 1
+            if work >= _STEP:
+                work = 0
+                yield
         self.marks.append(len(code.out))
         if not self.dead:
             values.index = index

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from aiowasm.validation.module import ValidatedModule
     from aiowasm.validation.record import Block, FunctionRecord
 
-__all__ = ("ROWS", "Plan", "plan_loop")
+__all__ = ("BARRIERS", "ROWS", "Plan", "plan_loop")
 
 _OPERATORS_MAX: Final = 600
 _LOCALS_MAX: Final = 48
+_HOMES_MAX: Final = 800
+"""Locals times branches: each looks after all of them."""
 _OFFSET_MAX: Final = (1 << 31) - 64
 _TEMPORARIES: Final = 3
 """Registers that are left to what locals do not hold."""
@@ -49,7 +51,7 @@ _PLAIN: Final = frozenset((c.CONST32, c.CONST64, c.DROP, c.SELECT, c.NOP, c.RETU
 _CONSTANTS: Final = frozenset((c.CONST32, c.CONST64))
 _BRANCHES: Final = frozenset((c.BR, c.BR_IF))
 _BLOCKS: Final = frozenset((c.BLOCK, c.IF))
-_BARRIERS: Final = frozenset((c.BR, c.BR_IF, c.BLOCK, c.IF, c.ELSE, c.END, c.RETURN))
+BARRIERS: Final = frozenset((c.BR, c.BR_IF, c.BLOCK, c.IF, c.ELSE, c.END, c.RETURN))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def plan_loop(
                 reads.add(index)
             else:
                 stored.add(immediate)
-        elif kind in _BARRIERS:
+        elif kind in BARRIERS:
             barriers.append(index)
             if kind in _BLOCKS and (immediate.params or immediate.results):
                 return None
@@ -146,7 +148,7 @@ def plan_loop(
         if valtype not in _INTEGERS:
             return None
         is_wide[local] = valtype is NumType.I64
-    if len(accesses) > _LOCALS_MAX:
+    if len(accesses) > _LOCALS_MAX or len(accesses) * len(barriers) > _HOMES_MAX:
         return None
     ranked = _ranked(record, block, treatment, stored)
     registers = [each for each in code.order if not (needs_count and each == code.count_register)]
@@ -213,7 +215,7 @@ def _ranked(record: FunctionRecord, block: Block, treatment: Sequence[int], stor
             stack.append(-1)
         elif kind == c.DROP:
             stack.pop()
-        elif kind in _BARRIERS:
+        elif kind in BARRIERS:
             take(kind in (c.BR_IF, c.IF))
             if kind != c.BLOCK and not (kind == c.BR_IF and local.start < block.start):
                 names.clear()

@@ -9,7 +9,7 @@ import pytest
 
 from aiowasm.engine.base import Engine, Outcome
 from aiowasm.engine.interpreter.engine import Interpreter
-from aiowasm.engine.native import Native, integer_loops
+from aiowasm.engine.native import Native, integer_loops, platform
 from aiowasm.engine.native.loop_plan import ROWS
 from aiowasm.errors import Trap, TrapCode
 from aiowasm.features import WASM_2, Feature
@@ -33,8 +33,10 @@ FORMS = ("(local.get {0})", "(local.get {1})", "({t}.const {2})")
 
 
 @pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+def taken(native: Native, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each loop that is compiled, whether it was one of these."""
+    if platform.load_stencils().encoding.integer_code() is None:
+        pytest.skip("no loop of integers has code of its own on this architecture")
     answers: list[bool] = []
     original = integer_loops.compile_loop
 

@@ -117,11 +117,16 @@ BUFFER = 0x1_0000
 END = 0x4_0000
 
 
+SEEN: dict[tuple[str, Errno], set[str]] = {}
+"""What calls of the guests below have answered, and on which kinds of file systems: see `test_table_of_errnos`."""
+
+
 class Guest:
     """A guest that makes single calls, with its memory laid out for them: results at 0, buffers at BUFFER."""
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Instance, kind: str = "") -> None:
         self.instance = instance
+        self.kind = kind
         self.memory = instance.memory
         assert self.memory is not None
 
@@ -137,7 +142,9 @@ class Guest:
             self.memory.write(at, data)
             flat += [at, len(data)]
             at += len(data)
-        return Errno(await self.instance.call(name, *flat))
+        errno = Errno(await self.instance.call(name, *flat))
+        SEEN.setdefault((name, errno), set()).add(self.kind)
+        return errno
 
     def u32(self, offset: int = 0) -> int:
         return self.memory.read_u32(offset)
@@ -311,4 +318,6 @@ def tree(request: pytest.FixtureRequest, tmp_path: Path) -> FileSystem:
 @pytest.fixture
 async def guest(spawn: Spawn, tree: FileSystem) -> Guest:
     """A guest with TREE as `/` (descriptor 3), 5 bytes to read on stdin, and args and env."""
-    return await spawn(Wasi(["program", "argument"], {"NAME": "value"}, stdin=b"stdin", fs={"/": tree}))
+    made = await spawn(Wasi(["program", "argument"], {"NAME": "value"}, stdin=b"stdin", fs={"/": tree}))
+    made.kind = type(tree).__name__
+    return made

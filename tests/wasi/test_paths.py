@@ -378,3 +378,14 @@ async def test_flags_of_an_opened_file(guest) -> None:
     assert guest.memory.read_u16(0x802) == flags
     assert await guest.write(fd, b"+") == 1
     assert await guest.read(await guest.open("file")) == b"0123456789+"
+
+
+@pytest.mark.parametrize("name", ONE_PATH)
+async def test_links_that_lead_round_and_round(guest, name: str) -> None:
+    for at, target in (("round", "about"), ("about", "round"), ("self", "self/x"), ("up", "dir/../up")):
+        assert await guest.call("path_symlink", target, 3, at) is E.SUCCESS
+    arguments, _ = ONE_PATH[name]
+    for path in ("round/x", "dir/../about/x", "self/y", "up/.."):
+        assert await guest.call(name, *arguments(3, path)) is E.LOOP, path
+    if name in ("path_open", "path_filestat_get", "path_filestat_set_times"):
+        assert await guest.call(name, *arguments(3, "round")) is E.LOOP  # followed

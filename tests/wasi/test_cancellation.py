@@ -49,7 +49,9 @@ GUEST = """(module
 
 WAITS = {
     "a read": "a",
+    "a read from a stream": "a",
     "a write": "b",
+    "a write to a pipe": "b",
     "a sleep": "c",
     "an accept": "d",
     "a receive": "e",
@@ -68,17 +70,26 @@ class World:
         self.read_end, self.write_end = os.pipe()
         self.stdin = open(self.read_end, "rb", buffering=0)  # noqa: SIM115 - closed below
         self.send, self.receive = anyio.create_memory_object_stream[bytes](1)
+        self.silent, self.heard = anyio.create_memory_object_stream[bytes](1)
+        self.full = os.pipe()
+        self.stdout = open(self.full[1], "wb", buffering=0)  # noqa: SIM115 - closed below
         self.wasi = Wasi(
-            [WAITS[name]], stdin=self.stdin, stdout=self.send, listeners=[self.listening], sockets=[self.theirs]
+            [WAITS[name]],
+            stdin=self.heard if name == "a read from a stream" else self.stdin,
+            stdout=self.stdout if name == "a write to a pipe" else self.send,
+            listeners=[self.listening],
+            sockets=[self.theirs],
         )
 
     def __enter__(self) -> World:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for thing in (self.listening, self.ours, self.theirs, self.stdin, self.send, self.receive):
+        streams = self.send, self.receive, self.silent, self.heard
+        for thing in (self.listening, self.ours, self.theirs, self.stdin, self.stdout, *streams):
             thing.close()
         os.close(self.write_end)
+        os.close(self.full[0])
 
 
 @pytest.fixture

@@ -399,3 +399,17 @@ def test_a_system_without_openat_is_told_so(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("aiowasm.host.wasi.hostdir._HAS_OPENAT", False)
     with pytest.raises(NotImplementedError, match="has no openat"):
         HostDir(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["HostDir", "MemFS"])
+async def test_walks_keep_few_directories_open(spawn, tmp_path: Path, where: str) -> None:
+    """A guest that nests directories without end gets no more of the process's descriptors than this."""
+    guest = await spawn(Wasi(fs={"/": HostDir(tmp_path) if where == "HostDir" else MemFS()}))
+    at = 3
+    for _ in range(3):
+        for depth in range(1, 101):
+            assert await guest.call("path_create_directory", at, "a/" * depth) is Errno.SUCCESS
+        at = await guest.open("a/" * 100, OFlags.DIRECTORY, rights=DIRECTORY_RIGHTS, at=at)
+    assert await guest.call("path_filestat_get", 3, 1, "a/" * 256, 0x800) is Errno.SUCCESS
+    assert await guest.call("path_filestat_get", 3, 1, "a/../" * 290 + "a", 0x800) is Errno.SUCCESS
+    assert await guest.call("path_filestat_get", 3, 1, "a/" * 300, 0x800) is Errno.NAMETOOLONG

@@ -19,7 +19,8 @@ __all__ = ("MAX_PATH_NBYTES", "Walk", "check_path", "decode_path", "place_of")
 MAX_PATH_NBYTES: Final = 4096
 """The longest path a guest may give: PATH_MAX of Linux."""
 _MAX_SYMLINKS: Final = 40  # as Linux
-_MAX_COMPONENTS: Final = 4096  # of a whole walk, links included: each may cost an open directory
+_MAX_COMPONENTS: Final = 4096  # of a whole walk, links included
+_MAX_DEPTH: Final = 256  # directories that a walk keeps open at once: they are descriptors of the whole process
 
 Mounts = Mapping[tuple[str, ...], Directory]
 
@@ -194,6 +195,8 @@ class Walk:
                 await self._enter(component)
 
     async def _enter(self, component: str) -> None:
+        if len(self._stack) >= _MAX_DEPTH:
+            raise WasiError(Errno.NAMETOOLONG)
         place = (*self._places[-1], component) if self._mounts else ()
         mounted = self._mounts.get(place) if self._mounts else None
         if mounted is not None:

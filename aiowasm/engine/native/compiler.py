@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiowasm.engine.native.compiled import Compiled, Layout, landings
 from aiowasm.engine.native.encoding import ReachError
+from aiowasm.engine.native.encoding.operands import signed
 from aiowasm.engine.native.integer_loops import compile_loop
 from aiowasm.engine.native.rules import RULES, Site
 from aiowasm.engine.native.stencils import C32, C64, CF, KEPT, PAD, F, R, Stencils, V, slot
@@ -118,11 +119,6 @@ def letter(entry: int) -> str:
     if entry < 0:
         return "R" if entry == R else "F"
     return "S" if entry < C32 or entry >= CF else "C"
-
-
-def signed64(value: int) -> int:
-    """Bits as a signed number."""
-    return value - (1 << 64) if value >> 63 else value
 
 
 def vector_constant(value: bytes) -> tuple[int, int]:
@@ -616,7 +612,7 @@ class Compiler:
             return
         self.spill(R)
         self.stack.append(R)
-        self.out += self.stencils.fragment["imm64R", "HQ", value - (1 << 64) if value >> 63 else value]
+        self.out += self.stencils.fragment["imm64R", "HQ", signed(value, 64)]
 
     def is_pushed_upon(self, index: int) -> bool:
         """Whether two operands follow operator *index*: what it leaves in a register would have to make room."""
@@ -665,7 +661,7 @@ class Compiler:
         memidx, offset = immediate if isinstance(immediate, tuple) else (0, immediate)
         self.to_r(address)
         if self.validated.mems[memidx].addrtype is AddressType.I64:
-            self.out += self.stencils.fragment["offset64", "HQ", offset - (1 << 64) if offset >> 63 else offset]
+            self.out += self.stencils.fragment["offset64", "HQ", signed(offset, 64)]
         else:
             self.out += self.stencils.raw("zextR") + self.stencils.fragment["offset", "HQ", offset]
         return "mw" if memidx else "w", 0, nbytes, self.layout.mems + 8 * memidx if memidx else 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from aiowasm.engine.native.encoding.x86_64_integers import C32, C64
+from aiowasm.engine.native.encoding.operands import C32, C64
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,11 +39,6 @@ class Value:
         self.references = 0
         self.checked_nbytes = 0
         """So many bytes from this address on are known to be in memory."""
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether it is nowhere: nobody will ask for it."""
-        return self.register < 0 and self.place < 0 and self.bits < 0
 
     @property
     def operand(self) -> int:
@@ -321,23 +316,6 @@ class Values:
                 pending[self.places[local]] = self.locals[local]
         for at, value in enumerate(self.stack[len(self.stack) - results :] if results else ()):
             pending[to + at] = value
-        pending = {place: value for place, value in pending.items() if value.place != place}
-        parked: Value | None = None
-        while pending:
-            moved = False
-            for place, value in list(pending.items()):
-                sources = [each.operand for each in pending.values() if each is not parked and each is not value]
-                if place in sources:
-                    continue
-                if value is parked:
-                    self.code.unpark(place, value.wide)
-                else:
-                    self.code.store(place, value.operand)
-                del pending[place]
-                moved = True
-            if not moved:
-                if parked is not None:
-                    raise NotTaken
-                place = next(iter(pending))
-                parked = next(each for each in pending.values() if each is not parked and each.operand == place)
-                self.code.park(parked.operand)
+        restore = self.snapshot()
+        self._move_all({place: value for place, value in pending.items() if value.place != place})
+        restore()

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from aiowasm.engine.native import treatment as c
-from aiowasm.engine.native.compiler import signed64, vector_constant
+from aiowasm.engine.native.compiler import vector_constant
+from aiowasm.engine.native.encoding.operands import signed
 from aiowasm.engine.native.stencils import CF, KEPT, slot
 from aiowasm.syntax.types import NumType
 
@@ -95,11 +96,11 @@ def _keep(self: Compiler, key: Any, register: int) -> bytes:
     stencils = self.stencils
     if isinstance(key, tuple):
         self.kept[key] = KEPT + register
-        low, high = (signed64(part - CF) for part in key)
+        low, high = (signed(part - CF, 64) for part in key)
         return bytes(stencils.fragment[f"keepW{register}", "HQ", low, "HQ2", high])
     if key >= CF:
         self.kept[key] = KEPT + register
-        return bytes(stencils.fragment[f"keepC{register}", "HQ", signed64(key - CF)])
+        return bytes(stencils.fragment[f"keepC{register}", "HQ", signed(key - CF, 64)])
     place = self.places[key]
     self.kept[place] = KEPT + register
     kind = "V" if self.record.locals[key] is NumType.V128 else "S"

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from aiowasm.engine.native import treatment as c
-from aiowasm.engine.native.compiler import OTHERS, Compiler, Label, letter, signed64, vector_constant
+from aiowasm.engine.native.compiler import OTHERS, Compiler, Label, letter, vector_constant
+from aiowasm.engine.native.encoding.operands import signed
 from aiowasm.engine.native.layout import Caught
 from aiowasm.engine.native.loops import begin_loop
 from aiowasm.engine.native.stencils import C32, C64, CF, KEPT, F, R, V, slot
@@ -481,7 +482,7 @@ def _shuffle(self: Compiler, _op: int, lanes: tuple[int, ...], _index: int) -> N
     # pshufb gives zero where the top bit of an index is set.
     left = int.from_bytes(bytes(lane if lane < 16 else 0x80 for lane in lanes), "little")
     right = int.from_bytes(bytes(lane - 16 if lane >= 16 else 0x80 for lane in lanes), "little")
-    halves = [signed64(value >> shift & (1 << 64) - 1) for value in (left, right) for shift in (0, 64)]
+    halves = [signed(value >> shift & (1 << 64) - 1, 64) for value in (left, right) for shift in (0, 64)]
     masks = [part for pair in zip(("HQ", "HQ2", "HQ3", "HQ4"), halves, strict=True) for part in pair]
     self.out += self.stencils.fragment["shuffle", "HA", slot(first), "HB", slot(second), *masks]
     self.push_vector()

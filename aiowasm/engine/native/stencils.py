@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aiowasm.engine.native.encoding import ENCODINGS, Hole, Kept
+from aiowasm.engine.native.encoding.operands import C32, C64, CF, constant, signed, slot
 
 __all__ = ("C32", "C64", "CF", "KEPT", "PAD", "F", "Memo", "R", "Stencils", "V", "slot")
 
@@ -29,29 +30,9 @@ PAD: Final = -4
 """The second slot of the v128 below."""
 KEPT: Final = -(1 << 40)
 """From here to 7 more: in the float register of that number, which the loop keeps it in. Never on the stack."""
-C32: Final = 1 << 40
-"""An i32 constant: C32 plus its bits."""
-C64: Final = 1 << 70
-CF: Final = 1 << 80
-"""A float constant: CF plus its bits."""
 
-_BIAS: Final = 128
 _MASK64: Final = (1 << 64) - 1
 _MEMO_ENTRIES: Final = 200_000
-
-
-def slot(index: int) -> int:
-    """Displacement of a slot from the frame pointer: biased, so that 32 slots are near."""
-    return 8 * index - _BIAS
-
-
-def _signed(value: int, bits: int) -> int:
-    return value - (1 << bits) if value >> bits - 1 else value
-
-
-def constant(entry: int) -> int:
-    """The value of a constant entry, signed."""
-    return _signed(entry - C64, 64) if entry >= C64 else _signed(entry - C32, 32)
 
 
 class Memo(dict[Any, Any]):
@@ -198,7 +179,7 @@ class Stencils:
         if entry >= C32:
             bits = (entry - CF if entry >= CF else entry - C64 if entry >= C64 else entry - C32) & _MASK64
             # The upper half of an i32 means nothing, so that every i32 fits.
-            value = _signed(bits & 0xFFFFFFFF, 32) if entry < C64 else _signed(bits, 64)
+            value = signed(bits & 0xFFFFFFFF, 32) if entry < C64 else signed(bits, 64)
             if -(1 << 31) <= value < 1 << 31:
                 return self.patch("stC", True, values | {"KB": value})[0]
             return self.patch("imm64S", True, values | {"HQ": value})[0]

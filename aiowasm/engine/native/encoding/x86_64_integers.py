@@ -1,6 +1,6 @@
 """x86-64: the instructions that loops of integers are made of, as bytes; `integer_loops` says which, and on what.
 
-An operand is a register (the complement of its number), a slot of the frame, or a constant, as in `stencils`. An i32 in
+An operand is a register (the complement of its number), a slot of the frame, or a constant, as in `operands`. An i32 in
 a register has zeros above; one in a slot may have anything there. rax is scratch; rcx too where a shift needs cl.
 `move` and `store` leave the flags alone, so that they may stand between a comparison and its branch.
 """
@@ -10,14 +10,12 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from aiowasm.engine.native.encoding.operands import C32, C64, constant, slot
 from aiowasm.engine.native.layout import Activation
 
-__all__ = ("C32", "C64", "IntegerCode")
+__all__ = ("IntegerCode",)
 
-C32: Final = 1 << 40
-C64: Final = 1 << 70
 _RAX, _RCX, _RSI, _RDI, _R8, _R12, _R14, _R15 = 0, 1, 6, 7, 8, 12, 14, 15
-_FRAME_BIAS: Final = 128
 _MASK64: Final = (1 << 64) - 1
 _ARITHMETIC: Final = {"iadd": 0, "ior": 1, "iand": 4, "isub": 5, "ixor": 6}
 _COMMUTATIVE: Final = frozenset(("iadd", "ior", "iand", "ixor", "imul"))
@@ -44,15 +42,6 @@ _SWAPPED: Final = {4: 4, 5: 5, 12: 15, 15: 12, 13: 14, 14: 13, 2: 7, 7: 2, 3: 6,
 _ASIDE: Final = {_R8: Activation.LOOP_SLOTS, _R15: Activation.LOOP_INSTANCE, _RSI: Activation.LOOP_NBYTES}
 _int32 = struct.Struct("<i")
 _uint64 = struct.Struct("<Q")
-
-
-def _signed(value: int, nbits: int) -> int:
-    return value - (1 << nbits) if value >> nbits - 1 else value
-
-
-def _value(operand: int) -> int:
-    """A constant, signed as its type is wide."""
-    return _signed(operand - C64, 64) if operand >= C64 else _signed(operand - C32, 32)
 
 
 def _is_short(value: int) -> bool:
@@ -119,7 +108,7 @@ class IntegerCode:
             tail = bytes((0xC0 | (reg & 7) << 3 | base & 7,))
             byte = byte and (base >= 4 or reg >= 4)
         else:
-            displacement = 8 * operand - _FRAME_BIAS
+            displacement = slot(operand)
             byte = byte and reg >= 4
             if _is_short(displacement):
                 tail = bytes((0x45 | (reg & 7) << 3, displacement & 0xFF))
@@ -135,7 +124,7 @@ class IntegerCode:
         if operand < 0:
             self.out.append(0xC0 | (reg & 7) << 3 | base & 7)
             return
-        displacement = 8 * operand - _FRAME_BIAS
+        displacement = slot(operand)
         if _is_short(displacement):
             self.out += bytes((0x45 | (reg & 7) << 3, displacement & 0xFF))
         else:
@@ -158,7 +147,7 @@ class IntegerCode:
     def move(self, to: int, operand: int, wide: bool) -> None:
         """Bring an operand into register *to*."""
         if operand >= C32:
-            value = _value(operand) if wide else _value(operand) & 0xFFFFFFFF
+            value = constant(operand) if wide else constant(operand) & 0xFFFFFFFF
             if 0 <= value < 1 << 32:
                 self.out += (b"\x41" if to >= 8 else b"") + bytes((0xB8 | to & 7,)) + struct.pack("<I", value)
             elif _fits(value):
@@ -172,14 +161,14 @@ class IntegerCode:
     def truncate(self, to: int, operand: int) -> None:
         """*to* := the lower half of an operand, with zeros above, also if it is there already."""
         if operand >= C32:
-            self.move(to, C32 + (_value(operand) & 0xFFFFFFFF), False)
+            self.move(to, C32 + (constant(operand) & 0xFFFFFFFF), False)
         else:
             self._emit(b"\x8b", to, operand, False)
 
     def store(self, place: int, operand: int) -> None:
         """Put an operand into a slot, all 64 bits of it."""
         if operand >= C32:
-            value = _value(operand)
+            value = constant(operand)
             if _fits(value):
                 self._emit(b"\xc7", 0, place, True, _int32.pack(value))
                 return
@@ -211,7 +200,7 @@ class IntegerCode:
             return
         if operator in _COMMUTATIVE and (a >= C32 or b == ~to):
             a, b = b, a
-        if b >= C32 and not _fits(_value(b)):
+        if b >= C32 and not _fits(constant(b)):
             self.move(_RAX, b, wide)
             b = ~_RAX
         if operator == "imul":
@@ -220,7 +209,7 @@ class IntegerCode:
             if b < 0:
                 self._lea(to, ~a, wide, index=~b)
             else:
-                self._lea(to, ~a, wide, displacement=_value(b))
+                self._lea(to, ~a, wide, displacement=constant(b))
         else:
             self.move(to, a, wide)
             self._arithmetic(_ARITHMETIC[operator], ~to, b, wide)
@@ -228,7 +217,7 @@ class IntegerCode:
     def _arithmetic(self, number: int, to: int, b: int, wide: bool) -> None:
         """One of the eight operations on a register (or, with a constant or register, a slot)."""
         if b >= C32:
-            value = _value(b)
+            value = constant(b)
             if _is_short(value):
                 self._emit(b"\x83", number, to, wide, bytes((value & 0xFF,)))
             else:
@@ -246,7 +235,7 @@ class IntegerCode:
         if a >= C32:
             self.move(to, a, wide)
             a = ~to
-        value = _value(b)
+        value = constant(b)
         if _is_short(value):
             self._emit(b"\x6b", to, a, wide, bytes((value & 0xFF,)))
         else:
@@ -255,7 +244,7 @@ class IntegerCode:
     def _shift(self, operator: str, wide: bool, to: int, a: int, b: int) -> None:
         nbits = 64 if wide else 32
         if b >= C32:
-            count = _value(b) & nbits - 1
+            count = constant(b) & nbits - 1
             if count and self._is_level_3 and operator in ("irotl", "irotr") and a < C32 and a != ~to:
                 right = nbits - count if operator == "irotl" else count
                 self._vex(3, 3, 0xF0, to, 0, a, wide)
@@ -293,10 +282,10 @@ class IntegerCode:
         """Compare two operands, of which not both are constants; returns the condition to ask for."""
         if a >= C32:
             a, b, condition = b, a, _SWAPPED[condition]
-        if b >= C32 and not _fits(_value(b)):
+        if b >= C32 and not _fits(constant(b)):
             self.move(_RAX, b, wide)
             b = ~_RAX
-        if b >= C32 and a < 0 and not _value(b):
+        if b >= C32 and a < 0 and not constant(b):
             self._emit(b"\x85", ~a, a, wide)
             return condition
         if a >= 0 and 0 <= b < C32:

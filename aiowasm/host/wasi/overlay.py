@@ -106,12 +106,12 @@ async def _or_none(operation: Awaitable[T]) -> T | None:
 
 
 class _OverlayDirectory(Directory):
-    waits = True
-
     """An open directory: those of the layers it is in, as far as they are merged.
 
     `place` is where it is in the overlay, which is how it finds what was done to it through others.
     """
+
+    waits = True
 
     def __init__(self, fs: Overlay, place: Place, upper: Directory | None, lowers: list[Directory]) -> None:
         self._fs = fs

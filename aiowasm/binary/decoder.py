@@ -13,11 +13,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from aiowasm import limits
+from aiowasm.binary.datas import read_plain
 from aiowasm.errors import InvalidError, MalformedError
 from aiowasm.features import DEFAULT, Feature, Features
 from aiowasm.syntax.code import decode_locals, instructions_at, read_instruction, read_reftype, read_valtype
 from aiowasm.syntax.leb128 import read_s, read_u
-from aiowasm.syntax.module import Custom, Data, Datas, Elem, Export, Expr, Funcs, Global, Import, Module, Table
+from aiowasm.syntax.module import Custom, Datas, Elem, Export, Expr, Funcs, Global, Import, Module, Table
 from aiowasm.syntax.steps import Steps, finish
 from aiowasm.syntax.types import (
     FUNCREF,
@@ -63,6 +64,7 @@ _INNER = frozenset({"else", "catch", "catch_all"})
 # Items per step: a small object takes some microseconds, a number a third of one.
 _OBJECTS_PER_STEP = 0xFF
 _NUMBERS_PER_STEP = 0xFFF
+_PLAIN_PER_STEP = 1000
 _MAX_SHARED = 4096
 
 
@@ -104,7 +106,7 @@ class _Decoder:
         self.start: int | None = None
         self.elems: list[Elem] = []
         self.data_count: int | None = None
-        self.datas = Datas()
+        self.datas = Datas(data)
         self.customs: list[Custom] = []
         self.shared_types: dict[bytes, RecType] = {}
         self.shared_fields: dict[bytes, FieldType] = {}
@@ -458,21 +460,31 @@ class _Decoder:
         self.pos = pos
         return numbers
 
-    def one_data(self) -> Steps[Data]:
+    def data_section(self, places: array[int]) -> Steps[None]:
+        count = self.count("MAX_DATA_SEGMENTS")
+        while (left := count - len(self.datas)) > 0:
+            self.pos = read_plain(self.data, self.pos, self.end, min(left, _PLAIN_PER_STEP), places, self.datas)
+            if len(self.datas) < count:
+                places.append(self.pos)
+                yield from self.one_data()
+            yield
+
+    def one_data(self) -> Steps[None]:
         at = self.pos
         flags = self.u32()
         if flags > 2:
             raise self.error("malformed data segment kind", at)
         if flags:
             self.need(Feature.BULK_MEMORY, "a data segment of this kind", at)
-        mode: tuple[int, Expr] | None = None
+        memidx, expr = -1, (0, 0)
         if flags != 1:
-            memory = self.u32() if flags == 2 else 0
-            mode = (memory, (yield from self.expr()))
+            memidx = self.u32() if flags == 2 else 0
+            offset = (yield from self.expr()).offset
+            expr = (offset, self.pos)
         size = self.u32()
         self.check_end(self.pos + size)
         self.pos += size
-        return Data(self.data[self.pos - size : self.pos], mode)
+        self.datas.append(memidx, expr, self.pos - size, self.pos)
 
     def code_section(self) -> Steps[None]:
         data, end = self.data, self.end
@@ -544,7 +556,7 @@ class _Decoder:
         elif section == 10:
             yield from self.code_section()
         else:
-            yield from self.each_in_steps("MAX_DATA_SEGMENTS", self.one_data, self.datas.append, places)
+            yield from self.data_section(places)
 
     def module(self) -> Steps[Module]:
         data = self.data

@@ -181,7 +181,7 @@ class ArrayInst(_Charged):
         return cls(heap, deftype, [value] * length)
 
     @classmethod
-    def from_data(cls, heap: Heap, deftype: DefType, data: bytes, offset: int, length: int) -> ArrayInst:
+    def from_data(cls, heap: Heap, deftype: DefType, data: bytes | memoryview, offset: int, length: int) -> ArrayInst:
         """Return an array of *length* values decoded from a data segment. Spec: `array.new_data`."""
         storage = _storage_of(deftype)
         _check_data(storage, data, offset, length)
@@ -213,7 +213,7 @@ class ArrayInst(_Charged):
         source._check(source_index, count)
         self.elements[index : index + count] = source.elements[source_index : source_index + count]
 
-    def init_data(self, index: int, data: bytes, offset: int, count: int) -> None:
+    def init_data(self, index: int, data: bytes | memoryview, offset: int, count: int) -> None:
         """Decode *count* elements from a data segment. Spec: `array.init_data`."""
         self._check(index, count)
         storage = _storage_of(self.deftype)
@@ -228,17 +228,17 @@ class ArrayInst(_Charged):
         self.elements[index : index + count] = references[offset : offset + count]
 
 
-def _check_data(storage: StorageType, data: bytes, offset: int, count: int) -> None:
+def _check_data(storage: StorageType, data: bytes | memoryview, offset: int, count: int) -> None:
     if offset + count * _DATA_FORMAT[storage][0] > len(data):
         raise Trap(TrapCode.MEMORY_OUT_OF_BOUNDS)
 
 
-def _decode(storage: StorageType, data: bytes, offset: int, count: int) -> list[Value]:
+def _decode(storage: StorageType, data: bytes | memoryview, offset: int, count: int) -> list[Value]:
     """Return *count* values from *data*, whose bounds have been checked."""
     nbytes, letter = _DATA_FORMAT[storage]
     if letter:
         return list(unpack_from(f"<{count}{letter}", data, offset))
-    return [data[start : start + nbytes] for start in range(offset, offset + count * nbytes, nbytes)]
+    return [bytes(data[start : start + nbytes]) for start in range(offset, offset + count * nbytes, nbytes)]
 
 
 class ExnInst(_Charged):

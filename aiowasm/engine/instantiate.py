@@ -25,7 +25,7 @@ from aiowasm.engine.tag import TagInst
 from aiowasm.errors import Trap
 from aiowasm.limits import MAX_TABLE_ELEMENTS
 from aiowasm.syntax.code import constant_number
-from aiowasm.syntax.module import Elem, Expr
+from aiowasm.syntax.module import Data, Datas, Elem, Expr
 from aiowasm.syntax.steps import Steps, finish
 from aiowasm.syntax.types import AddressType, NumType, ValType
 from aiowasm.validation.code import validate_expr
@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 _PER_STEP: Final = 128
 """Elements, segments or globals that are made in one step."""
+_PLAIN_PER_STEP: Final = 1000
+"""Data segments that are copied in one step, if they are plain."""
 _STEP_NBYTES: Final = 1 << 20
 
 Import = FuncInst | TableInst | MemInst | GlobalInst | TagInst
@@ -117,10 +119,12 @@ class _Instantiation:
         for elemidx, elem in enumerate(module.elems):
             elems.append(ElemInst(validated.elems[elemidx], (yield from self.references(elem, elemidx))))
         instance.elems = tuple(elems)
-        datas = []
-        for number, data in enumerate(module.datas):
-            datas.append(_DROPPED if data.mode is not None else DataInst(data.init))
-            if not number % _PER_STEP:
+        datas = [_DROPPED] * len(module.datas)
+        for done, number in enumerate(_unusual(module.datas)):
+            data = module.datas[number]
+            if data.mode is None:
+                datas[number] = DataInst(data.view)
+            if not done % _PER_STEP:
                 yield
         instance.datas = tuple(datas)
 
@@ -134,29 +138,59 @@ class _Instantiation:
                 yield from _init_table(table, start, elem_instance.elements)
             if elem.mode != "passive":
                 elem_instance.drop()
-        number = 0
+        number, datas = 0, module.datas
         try:
-            for number, data in enumerate(module.datas):
-                if data.mode is not None:
-                    yield from self.write(data.init, *data.mode)
-                if not number % _PER_STEP:
-                    yield
+            while number < len(datas):
+                number = self.write_plain(number)
+                if number < len(datas):
+                    yield from self.write(datas[number])
+                    number += 1
+                yield
         except Trap:
             # What is left in a table or a memory of another instance can still use those behind.
             instance.datas = tuple(
-                DataInst(data.init) if at >= number and data.mode is not None else data_instance
-                for at, (data, data_instance) in enumerate(zip(module.datas, instance.datas, strict=True))
+                DataInst(data.view) if at >= number and data.mode is not None else data_instance
+                for at, (data, data_instance) in enumerate(zip(datas, instance.datas, strict=True))
             )
             raise
 
-    def write(self, init: bytes, memidx: int, offset: Expr) -> Steps[None]:
-        """Copy an active data segment into its memory."""
+    def write_plain(self, number: int) -> int:
+        """Copy plain data segments into memory 0, from *number* on; return the first one that `write` has to look at.
+
+        It is one that is not plain, does not fit or is large; or enough is done for a step.
+        """
+        datas = self.module.datas
+        if not isinstance(datas, Datas) or not self.instance.mems:
+            return number
+        view, source, room = self.instance.mems[0].view, memoryview(datas.buffer), _STEP_NBYTES
+        size, last = len(view), number + _PLAIN_PER_STEP
+        for address, start, end in zip(
+            datas.addresses[number:last], datas.starts[number:last], datas.ends[number:last], strict=True
+        ):
+            nbytes = end - start
+            if address < 0 or address + nbytes > size or nbytes > room:
+                break
+            view[address : address + nbytes] = source[start:end]
+            room -= nbytes
+            number += 1
+        return number
+
+    def write(self, data: Data) -> Steps[None]:
+        """Copy a data segment into its memory, if it is active."""
+        if data.mode is None:
+            return
+        memidx, offset = data.mode
         memory = self.instance.mems[memidx]
-        start = self.value(offset, _address(memory.addrtype))
+        start, init = self.value(offset, _address(memory.addrtype)), data.view
         for at in _pieces(start, len(init), len(memory.view), _STEP_NBYTES):
             memory.init(start + at.start, init, at.start, at.stop - at.start)
             if len(init) * _PER_STEP >= 8 * _STEP_NBYTES:
                 yield
+
+
+def _unusual(datas: Sequence[Data]) -> Sequence[int]:
+    """Indices of the segments that may be passive."""
+    return datas.others if isinstance(datas, Datas) else range(len(datas))
 
 
 def _pieces(start: int, count: int, size: int, most: int) -> Iterator[range]:

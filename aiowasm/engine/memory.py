@@ -203,7 +203,7 @@ class MemInst:
             raise Trap(TrapCode.MEMORY_OUT_OF_BOUNDS)
         self.view[address : address + nbytes] = source.view[source_address : source_address + nbytes]
 
-    def init(self, address: int, data: bytes, offset: int, nbytes: int) -> None:
+    def init(self, address: int, data: bytes | memoryview, offset: int, nbytes: int) -> None:
         """Copy *nbytes* bytes of a data segment's bytes from *offset*. Spec: `memory.init`."""
         if address < 0 or offset < 0 or nbytes < 0 or address + nbytes > len(self.view) or offset + nbytes > len(data):
             raise Trap(TrapCode.MEMORY_OUT_OF_BOUNDS)

@@ -17,11 +17,11 @@ __all__ = ("DataInst", "ElemInst", "Funcrefs")
 
 
 class DataInst:
-    """A data segment: `data` is empty once dropped."""
+    """A data segment: `data`, which may be part of the module's binary, is empty once dropped."""
 
     __slots__ = ("data",)
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         self.data = data
 
     def drop(self) -> None:

@@ -182,43 +182,74 @@ class Elem:
     __hash__ = None  # type: ignore[assignment]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Data:
-    """A data segment: `mode` is None for a passive one, else (memidx, offset expression)."""
+    """A data segment: `buffer[start:end]`; `mode` is None for a passive one, else (memidx, offset expression)."""
 
-    init: bytes
+    buffer: bytes
     mode: tuple[int, Expr] | None
+    start: int = 0
+    end: int | None = None
+
+    @property
+    def init(self) -> bytes:
+        """The bytes of the segment."""
+        return self.buffer[self.start : self.end]
+
+    @property
+    def view(self) -> memoryview:
+        """The bytes of the segment, where they are."""
+        return memoryview(self.buffer)[self.start : self.end]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Data):
+            return NotImplemented
+        return self.mode == other.mode and self.view == other.view
+
+    def __hash__(self) -> int:
+        return hash(self.init)
 
 
 class Datas(Sequence[Data]):
-    """Data segments of a binary module: compilers make tens of thousands, which cost no objects but their bytes.
+    """Data segments of a binary module: compilers make tens of thousands, which cost no objects.
 
-    So many would have Python's collector hold the loop up for 50 ms (benchmarks/fairness.py --starting).
+    So many would have Python's collector hold the loop up for 50 ms (benchmarks/fairness.py --starting). Indexing gives
+    the `Data`.
+
+    Nearly all are *plain*: active ones of memory 0 whose offset is just an `i32.const`. `addresses` has that number,
+    unsigned; -1: the segment itself must be looked at, its index is in `others`. `memidxs` has -1 for passive ones. All
+    else are offsets in `buffer`: of offset expressions, and of the bytes.
     """
 
-    __slots__ = ("_codes", "_inits", "_memidxs", "_offsets")
+    __slots__ = ("addresses", "buffer", "ends", "expr_ends", "expr_starts", "memidxs", "others", "starts")
 
-    def __init__(self) -> None:
-        self._inits: list[bytes] = []
-        self._memidxs = array("q")  # -1: passive
-        self._codes: list[bytes] = []
-        self._offsets = array("Q")
+    def __init__(self, buffer: bytes = b"") -> None:
+        self.buffer = buffer
+        self.memidxs = array("q")
+        self.expr_starts = array("I")
+        self.expr_ends = array("I")
+        self.addresses = array("q")
+        self.starts = array("I")
+        self.ends = array("I")
+        self.others = array("I")
 
-    def append(self, data: Data) -> None:
-        """Add a segment: for whoever makes the module."""
-        memidx, expr = (-1, _NO_EXPR) if data.mode is None else data.mode
-        self._inits.append(data.init)
-        self._memidxs.append(memidx)
-        self._codes.append(expr.code)
-        self._offsets.append(expr.offset)
+    def append(self, memidx: int, expr: tuple[int, int], start: int, end: int) -> None:
+        """Add a segment that is not plain, or may not be: *expr* is where its offset expression starts and ends."""
+        self.others.append(len(self))
+        self.memidxs.append(memidx)
+        self.expr_starts.append(expr[0])
+        self.expr_ends.append(expr[1])
+        self.addresses.append(-1)
+        self.starts.append(start)
+        self.ends.append(end)
 
     def __len__(self) -> int:
-        return len(self._inits)
+        return len(self.ends)
 
     def __getitem__(self, index: int) -> Data:  # type: ignore[override]
-        memidx = self._memidxs[index]
-        mode = None if memidx < 0 else (memidx, Expr(self._codes[index], self._offsets[index]))
-        return Data(self._inits[index], mode)
+        memidx, start = self.memidxs[index], self.expr_starts[index]
+        mode = None if memidx < 0 else (memidx, Expr(self.buffer[start : self.expr_ends[index]], start))
+        return Data(self.buffer, mode, self.starts[index], self.ends[index])
 
     def __iter__(self) -> Iterator[Data]:
         return map(self.__getitem__, range(len(self)))
@@ -229,9 +260,6 @@ class Datas(Sequence[Data]):
         return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
-
-
-_NO_EXPR = Expr(b"")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ Code itself is walked in `aiowasm.validation.code`.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import NoReturn, TypeVar
 
 from aiowasm import limits
@@ -22,7 +22,7 @@ from aiowasm.syntax.matching import (
     matches_comptype,
     matches_valtype,
 )
-from aiowasm.syntax.module import Expr, Module
+from aiowasm.syntax.module import Datas, Expr, Module
 from aiowasm.syntax.steps import finish
 from aiowasm.syntax.types import (
     I32,
@@ -120,7 +120,8 @@ def _shell(context: ValidatedModule) -> Generator[None, None, None]:
             yield
     yield from _definitions(context)
     yield from _inits(context)
-    yield from _segments(context)
+    yield from _elems(context)
+    yield from _datas(context)
     yield from _exports(context)
     if module.start is not None:
         context.place = (8, 0)
@@ -327,8 +328,13 @@ def _inits(context: Context) -> Generator[None, None, None]:
             raise InvalidError("type mismatch: a table without initial value of a type without default")
 
 
-def _segments(context: Context) -> Generator[None, None, None]:
-    nglobals = len(context.globals) if Feature.GC in context.features else context.nimported_globals
+def _scope(context: Context) -> int:
+    """How many globals the offsets of segments may refer to."""
+    return len(context.globals) if Feature.GC in context.features else context.nimported_globals
+
+
+def _elems(context: Context) -> Generator[None, None, None]:
+    nglobals = _scope(context)
     done = 0
     for number, (elem, reftype) in enumerate(zip(context.module.elems, context.elems, strict=True)):
         context.place = (9, number)
@@ -355,14 +361,23 @@ def _segments(context: Context) -> Generator[None, None, None]:
             yield from _check_expr(context, offset, _at(table.addrtype), nglobals)
         if number % _EVERY == 0:
             yield
-    for number, data in enumerate(context.module.datas):
+
+
+def _datas(context: Context) -> Generator[None, None, None]:
+    datas = context.module.datas
+    nglobals = _scope(context)
+    numbers: Sequence[int] = range(len(datas))
+    if isinstance(datas, Datas) and context.mems and context.mems[0].addrtype is AddressType.I32:
+        numbers = datas.others  # that is all plain segments need
+    for done, number in enumerate(numbers):
         context.place = (11, number)
-        if data.mode is None:
+        mode = datas[number].mode
+        if mode is None:
             context.need(Feature.BULK_MEMORY, "a passive segment")
         else:
-            memidx, offset = data.mode
+            memidx, offset = mode
             yield from _check_expr(context, offset, _at(context.mem(memidx).addrtype), nglobals)
-        if number % _EVERY == 0:
+        if done % _EVERY == 0:
             yield
 
 

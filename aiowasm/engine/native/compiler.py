@@ -20,7 +20,7 @@ from aiowasm.engine.native.encoding import ReachError
 from aiowasm.engine.native.encoding.operands import signed
 from aiowasm.engine.native.integer_loops import compile_loop
 from aiowasm.engine.native.rules import RULES, Site
-from aiowasm.engine.native.stencils import C32, C64, CF, KEPT, PAD, F, R, Stencils, V, slot
+from aiowasm.engine.native.stencils import C32, C64, CF, KEPT, LOADED, NEAR, PAD, F, R, Stencils, V, slot
 from aiowasm.engine.native.treatment import (
     COMPARE1,
     COMPARE2,
@@ -60,7 +60,6 @@ _LAZY: Final = 48
 _PUSHED: Final = 4  # no operator pushes more lazy operands
 _STEP: Final = 500
 _MAX_CODE_NBYTES: Final = 1 << 28  # ours: labels with a thousand values make much of little
-_NEAR: Final = (1 << 31) - 64  # offsets of loads and stores that fit an instruction
 SLOTS_PER_FRAME: Final = 4
 _pack_into = struct.pack_into
 
@@ -126,15 +125,6 @@ def vector_constant(value: bytes) -> tuple[int, int]:
     return CF + int.from_bytes(value[:8], "little"), CF + int.from_bytes(value[8:], "little")
 
 
-_RESULT_PLACE: Final = {"i32": R, "i64": R, "f32": F, "f64": F, "v128": V}
-_LOADED: Final = {
-    row.code: _RESULT_PLACE[row.operation.shape]
-    for row in INSTRUCTIONS
-    if row.operation is not None and row.operation.family in ("load", "store", "load_splat", "load_extend", "load_zero")
-}
-"""Register of the value that a load makes or a store takes."""
-
-
 OTHERS: dict[int, Callable[[Compiler, int, Any, int], None]] = {}
 """Treatment -> handler (compiler, opcode, immediate, index), for rarer operators; filled by `operators.py`."""
 
@@ -173,7 +163,8 @@ class Compiler:
         self.out = bytearray()
         self.stack: list[int] = []
         self.labels: list[Label] = []
-        self.traps: list[tuple[int, int]] = []  # branches to where an operator's access is out of bounds
+        self.traps: list[int] = []  # branches to where an operator's access is out of bounds
+        self.trapping: list[int] = []  # those operators, if there are marks
         self.nans: list[tuple[int, int]] = []  # branches to where a NaN of this opcode is made canonical
         locals_ = record.locals
         self.places: list[int] | range = range(len(locals_))
@@ -186,8 +177,13 @@ class Compiler:
                 at += 2 if valtype is _V128 else 1
             self.places, self.nlocals = places, at
         self.nparams = slots_of(tuple(locals_[i] for i in range(record.nparams)))
+        self.narrow = bool(validated.mems) and validated.mems[0].addrtype is AddressType.I32
+        """Whether addresses of memory 0 are i32."""
         self.slots = len(locals_) + record.max_height + SLOTS_PER_FRAME
         self.dead = False
+        self.segments = iter(record.cost)
+        self.segment = next(self.segments)
+        """The operator that the current segment of fuel ends with; the last one is as good as that."""
         self.tried = -1
         """The last loop that was looked at."""
         self.kept: dict[Any, int] = {}
@@ -389,11 +385,12 @@ class Compiler:
         out = self.out
         cold = len(out)
         trap = self.stencils.raw("out")
-        for number, (fixup, _) in enumerate(self.traps, 1):
-            self.fix(fixup, len(out))
-            out += trap
-            if not number % _STEP:
+        for at in range(0, len(self.traps), _STEP):
+            if at:
                 yield
+            fixups = self.traps[at : at + _STEP]
+            self.stencils.encoding.fix_each(out, fixups, len(out), len(trap))
+            out += trap * len(fixups)
         for fixup, op in self.nans:
             self.fix(fixup, len(out))
             out += self.stencils.raw(_NANS[op])
@@ -404,7 +401,7 @@ class Compiler:
             bytes(out), self.stencils.labels["enter_entry"], self.slots, self.landings, self.marks or []
         )
         if self.marks is not None:
-            compiled.cold, compiled.cold_nbytes, compiled.cold_marks = cold, len(trap), [at for _, at in self.traps]
+            compiled.cold, compiled.cold_nbytes, compiled.cold_marks = cold, len(trap), self.trapping
         return compiled
 
     def prologue(self) -> None:
@@ -419,151 +416,179 @@ class Compiler:
             self.out += stencils.fragment["zeros", "HA", slot(self.nparams), "WA", extra]
 
     def walk(self, index: int, stop: int) -> int:
-        """Compile operators from *index* on until *stop* (or one or two more), or a loop; returns the next."""
+        """Compile operators from *index* on until *stop* (or one or two more), or a loop; returns the next.
+
+        Much of the time that a program takes to start is spent here (benchmarks/start.py): what is frequent comes
+        first, and makes no calls where it is simple.
+        """
         record = self.record
-        ops, cost = record.ops, record.cost
+        ops, cost, checks, last = record.ops, record.cost, record.checks, len(record.ops) - 1
         immediates: list[Any] = record.immediates
-        stencils, stack, _nlocals, places = self.stencils, self.stack, self.nlocals, self.places
+        stencils, stack, places, kept = self.stencils, self.stack, self.places, self.kept
         code, store, treatment = stencils.code, stencils.store, treatment_of(stencils)
-        out, marks = self.out, self.marks
-        last = len(ops) - 1
-        simple = isinstance(places, range)
+        load, save, charge = stencils.load, stencils.save, stencils.charge
+        out, marks, traps = self.out, self.marks, self.traps
+        simple, narrow = isinstance(places, range), self.narrow
+        # Operands deeper than _LAZY are canonical, so that nothing is to be found there.
+        shallow = 2 * record.max_height <= _LAZY
         while index < stop:
-            op = ops[index]
-            kind = treatment[op]
-            if kind == LOOP and index != self.tried:
-                return index
-            if marks is not None:
-                marks.append(len(out))
-            if kind == GET:
-                local = immediates[index]
-                if simple:
-                    stack.append(local)
-                else:
-                    place = places[local]
-                    stack.append(place)
-                    if record.locals[local] is _V128:
-                        stack.append(place + 1)
-            elif kind == CONST32:
-                stack.append(C32 + immediates[index])
-            elif kind == INT2:
-                second, first = stack.pop(), stack.pop()
-                if len(stack) <= _LAZY and R in stack:
-                    self._settle(stack.index(R))
-                out += code[op, first, second]
-                stack.append(R)
-            elif kind in (SET, TEE):
-                if simple:
+            while self.segment < index:
+                self.segment = next(self.segments, last)
+            end = self.segment
+            pause = min(stop, end + 1)
+            while index < pause:
+                op = ops[index]
+                kind = treatment[op]
+                if marks is not None:
+                    marks.append(len(out))
+                if kind == GET:
                     local = immediates[index]
-                    entry = stack.pop()
-                    if len(stack) <= _LAZY and local in stack:
-                        self.save_aliases(local)
-                    if entry != local:
-                        out += store[entry, local]
-                    if self.kept and local in self.kept:
-                        self.refresh(entry, "S", local)
-                        entry = local
-                    if kind == TEE:
-                        stack.append(local if entry < 0 and self.is_pushed_upon(index) else entry)
-                else:
-                    self.set_local(immediates[index], kind == TEE, index)
-            elif kind == LOAD:
-                self.load(op, immediates[index], index)
-            elif kind in (COMPARE2, COMPARE1):
-                left, right = self.compared(kind, op)
-                sense, following = True, index + 1
-                if index < last and index not in cost:
-                    if ops[following] == _EQZ and following not in cost and following < last:
-                        sense, following = False, following + 1
-                    follower = ops[following]
-                    if follower == _BR_IF_CODE:
-                        label = self.labels[immediates[following].depth]
-                        if not label.arity:
-                            self.branch_to(label, self.fused(op, left, right, sense))
+                    if simple:
+                        stack.append(local)
+                    else:
+                        place = places[local]
+                        stack.append(place)
+                        if record.locals[local] is _V128:
+                            stack.append(place + 1)
+                elif kind == LOAD:
+                    address = stack[-1]
+                    if narrow and (found := load[op, address, immediates[index]]) is not None:
+                        if address != R and (shallow or len(stack) <= _LAZY) and R in stack:
+                            self._settle(stack.index(R))
+                        traps.append(len(out) + found[1])
+                        if marks is not None:
+                            self.trapping.append(index)
+                        out += found[0]
+                        stack[-1] = R
+                    else:
+                        self.load(op, immediates[index], index)
+                elif kind == CONST32:
+                    stack.append(C32 + immediates[index])
+                elif kind == STORE:
+                    if narrow and (found := save[op, stack[-2], stack[-1], immediates[index]]) is not None:
+                        traps.append(len(out) + found[1])
+                        if marks is not None:
+                            self.trapping.append(index)
+                        out += found[0]
+                        del stack[-2:]
+                    else:
+                        self.store(op, immediates[index], index)
+                elif kind == INT2:
+                    second = stack.pop()
+                    first = stack[-1]
+                    if first != R and second != R and (shallow or len(stack) <= _LAZY) and R in stack:
+                        self._settle(stack.index(R))
+                    out += code[op, first, second]
+                    stack[-1] = R
+                elif kind in (SET, TEE):
+                    if simple:
+                        local = immediates[index]
+                        entry = stack.pop()
+                        if (shallow or len(stack) <= _LAZY) and local in stack:
+                            self.save_aliases(local)
+                        if entry != local:
+                            out += store[entry, local]
+                        if kept and local in kept:
+                            self.refresh(entry, "S", local)
+                            entry = local
+                        if kind == TEE:
+                            stack.append(local if entry < 0 and self.is_pushed_upon(index) else entry)
+                    else:
+                        self.set_local(immediates[index], kind == TEE, index)
+                elif kind in (COMPARE2, COMPARE1):
+                    left, right = self.compared(kind, op)
+                    sense, following = True, index + 1
+                    if following <= end:
+                        if ops[following] == _EQZ and following < end:
+                            sense, following = False, following + 1
+                        follower = ops[following]
+                        if follower == _BR_IF_CODE:
+                            label = self.labels[immediates[following].depth]
+                            if not label.arity:
+                                self.branch_to(label, self.fused(op, left, right, sense))
+                                if marks is not None:
+                                    marks.extend([len(out)] * (following - index))
+                                index = following + 1
+                                continue
+                        elif follower == _IF_CODE:
+                            self.flush(0)
+                            label = self.open(immediates[following])
+                            label.otherwise = self.fused_if(op, left, right, not sense)
                             if marks is not None:
                                 marks.extend([len(out)] * (following - index))
-                            index = following
-                            if index in cost:
-                                self.charge(index, cost[index])
-                            index += 1
+                            index = following + 1
                             continue
-                    elif follower == _IF_CODE:
-                        self.flush(0)
-                        label = self.open(immediates[following])
-                        label.otherwise = self.fused_if(op, left, right, not sense)
-                        if marks is not None:
-                            marks.extend([len(out)] * (following - index))
-                        index = following
-                        if index in cost:
-                            self.charge(index, cost[index])
-                        index += 1
-                        continue
-                if len(stack) <= _LAZY and R in stack:
-                    self._settle(stack.index(R))
-                out += code[op, left, right] if right is not None else code[op, left]
-                stack.append(R)
-            elif kind == STORE:
-                self.store(op, immediates[index], index)
-            elif kind == FLOAT2:
-                second, first = stack.pop(), stack.pop()
-                if self.kept:
-                    first, second = self.in_registers(f"{op:x}", _COMPUTED, first, second)
-                if first >= CF:
-                    first = self.float_operand(first, len(stack))
-                if second >= CF:
-                    second = self.float_operand(second, len(stack) + 1)
-                if len(stack) <= _LAZY and (F in stack or V in stack):
-                    self.spill(F)
-                if self.absorbs(index):
-                    made, nans = stencils.unchecked[f"{op:x}", first, second]
-                else:
-                    made, nans = stencils.float[op, first, second]
-                if nans:
-                    self.nans.append((len(out) + nans[0], op))
-                out += made
-                stack.append(F)
-            elif kind == CONST64:
-                self.constant64(immediates[index])
-            elif kind == CONSTF:
-                stack.append(CF + immediates[index])
-            elif kind == NOP:
-                pass
-            elif kind == WRAP:
-                # Slots and R hold i32 with any upper half.
-                if stack[-1] >= C64:
-                    stack[-1] = C32 + (stack[-1] - C64 & 0xFFFFFFFF)
-            elif kind in (INT1, FLOAT1):
-                first = stack.pop()
-                if self.kept:
-                    (first,) = self.in_registers(f"{op:x}", _COMPUTED, first)
-                if first >= CF:
-                    first = self.float_operand(first, len(stack))
-                if (kind == INT1 or first >= C32) and len(stack) <= _LAZY and R in stack:
-                    self._settle(stack.index(R))
-                if kind == INT1:
-                    out += code[op, first]
+                    if len(stack) <= _LAZY and R in stack:
+                        self._settle(stack.index(R))
+                    out += code[op, left, right] if right is not None else code[op, left]
                     stack.append(R)
-                else:
-                    self.spill(F)
+                elif kind == FLOAT2:
+                    second, first = stack.pop(), stack.pop()
+                    if kept:
+                        first, second = self.in_registers(f"{op:x}", _COMPUTED, first, second)
+                    if first >= CF:
+                        first = self.float_operand(first, len(stack))
+                    if second >= CF:
+                        second = self.float_operand(second, len(stack) + 1)
+                    if len(stack) <= _LAZY and (F in stack or V in stack):
+                        self.spill(F)
                     if self.absorbs(index):
-                        made, nans = stencils.unchecked[f"{op:x}", first]
+                        made, nans = stencils.unchecked[f"{op:x}", first, second]
                     else:
-                        made, nans = stencils.float[op, first]
+                        made, nans = stencils.float[op, first, second]
                     if nans:
                         self.nans.append((len(out) + nans[0], op))
                     out += made
                     stack.append(F)
-            elif kind == END:
-                self.end(index)
-            elif kind == ELSE:
-                self.otherwise()
-            else:
-                OTHERS[kind](self, op, immediates[index], index)
-            if len(stack) > _LAZY:
-                self.flush(0)
-            if index in cost and kind != LOOP:
-                self.charge(index, cost[index])
-            index += 1
+                elif kind == CONST64:
+                    self.constant64(immediates[index])
+                elif kind == CONSTF:
+                    stack.append(CF + immediates[index])
+                elif kind == NOP:
+                    pass
+                elif kind == WRAP:
+                    # Slots and R hold i32 with any upper half.
+                    if stack[-1] >= C64:
+                        stack[-1] = C32 + (stack[-1] - C64 & 0xFFFFFFFF)
+                elif kind in (INT1, FLOAT1):
+                    first = stack.pop()
+                    if kept:
+                        (first,) = self.in_registers(f"{op:x}", _COMPUTED, first)
+                    if first >= CF:
+                        first = self.float_operand(first, len(stack))
+                    if (kind == INT1 or first >= C32) and len(stack) <= _LAZY and R in stack:
+                        self._settle(stack.index(R))
+                    if kind == INT1:
+                        out += code[op, first]
+                        stack.append(R)
+                    else:
+                        self.spill(F)
+                        if self.absorbs(index):
+                            made, nans = stencils.unchecked[f"{op:x}", first]
+                        else:
+                            made, nans = stencils.float[op, first]
+                        if nans:
+                            self.nans.append((len(out) + nans[0], op))
+                        out += made
+                        stack.append(F)
+                elif kind == END:
+                    self.end(index)
+                elif kind == ELSE:
+                    self.otherwise()
+                elif kind == LOOP and index != self.tried:
+                    if marks is not None:
+                        marks.pop()
+                    return index
+                else:
+                    OTHERS[kind](self, op, immediates[index], index)
+                if not shallow and len(stack) > _LAZY:
+                    self.flush(0)
+                index += 1
+            if index > end and end in cost and ops[end] != _LOOP_CODE:
+                if end in checks:
+                    self.charge(end, cost[end])
+                elif cost[end]:
+                    out += charge[cost[end],]
         return index
 
     def loop(self, index: int) -> Generator[None, None, int]:
@@ -671,17 +696,16 @@ class Compiler:
         address = stack.pop()
         nbytes = WIDTHS[op]
         access = self.access(immediate, nbytes)
-        if access[1] > _NEAR:
+        if access[1] > NEAR:
             access = self.large_offset(address, immediate, nbytes)
             address = R
-        result = _LOADED[op]
+        result = LOADED[op]
         if result == R or address >= C32:
             self.spill(R)
         if result != R:
             self.spill(F)
         made, traps = self.stencils.access[op, address, None, access]
-        for trap in traps:
-            self.traps.append((len(self.out) + trap, index))
+        self.trap(traps, index)
         self.out += made
         if result == V:
             self.push_vector()
@@ -690,7 +714,7 @@ class Compiler:
 
     def store(self, op: int, immediate: Any, index: int) -> None:
         stack = self.stack
-        vector = _LOADED[op] == V
+        vector = LOADED[op] == V
         value = self.pop_vector() if vector else stack.pop()
         at = len(stack)
         if value >= CF:
@@ -698,7 +722,7 @@ class Compiler:
         address = stack.pop()
         nbytes = WIDTHS[op]
         access = self.access(immediate, nbytes)
-        if access[1] > _NEAR:
+        if access[1] > NEAR:
             if value == R or value >= C32:
                 self.out += self.stencils.store[value, self.nlocals + at]
                 value = self.nlocals + at
@@ -707,9 +731,15 @@ class Compiler:
         elif address >= C32 and value >= C32:
             self.spill(R)
         made, traps = self.stencils.access[op, address, value, access]
-        for trap in traps:
-            self.traps.append((len(self.out) + trap, index))
+        self.trap(traps, index)
         self.out += made
+
+    def trap(self, targets: tuple[int, ...], index: int) -> None:
+        """Code of operator *index* that comes next has branches at *targets* to where an access out of bounds traps."""
+        for target in targets:
+            self.traps.append(len(self.out) + target)
+            if self.marks is not None:
+                self.trapping.append(index)
 
     # Blocks and branches
 
@@ -750,7 +780,8 @@ class Compiler:
         label = self.labels.pop()
         block, stack = label.block, self.stack
         if block is self.keeper:
-            self.kept, self.keeper = {}, None
+            self.kept.clear()
+            self.keeper = None
         dead, self.dead = self.dead, False
         targeted = block.targeted and block.kind != "loop"
         joined = targeted or label.live or label.otherwise >= 0

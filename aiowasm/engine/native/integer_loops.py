@@ -485,8 +485,9 @@ class _Loop:
                 compiler.fix(start + fixup, label.head)
             else:
                 label.fixups.append(start + fixup)
-        compiler.traps.extend((start + fixup, index) for fixup, index in traps)
+        compiler.traps.extend(start + fixup for fixup, _ in traps)
         if compiler.marks is not None:
+            compiler.trapping.extend(index for _, index in traps)
             compiler.marks.extend(start + head + mark for mark in self.marks)
         if self.dead:
             compiler.dead = True

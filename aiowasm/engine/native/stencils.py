@@ -16,8 +16,10 @@ from typing import Any, Final
 
 from aiowasm.engine.native.encoding import ENCODINGS, Hole, Kept
 from aiowasm.engine.native.encoding.operands import C32, C64, CF, constant, signed, slot
+from aiowasm.engine.storage import WIDTHS
+from aiowasm.syntax.instructions import INSTRUCTIONS
 
-__all__ = ("C32", "C64", "CF", "KEPT", "PAD", "F", "Memo", "R", "Stencils", "V", "slot")
+__all__ = ("C32", "C64", "CF", "KEPT", "LOADED", "NEAR", "PAD", "F", "Memo", "R", "Stencils", "V", "slot")
 
 # Entries of the compiler's operand stack: slots from 0, then what follows.
 R: Final = -1
@@ -30,6 +32,16 @@ PAD: Final = -4
 """The second slot of the v128 below."""
 KEPT: Final = -(1 << 40)
 """From here to 7 more: in the float register of that number, which the loop keeps it in. Never on the stack."""
+
+_RESULT_PLACE: Final = {"i32": R, "i64": R, "f32": F, "f64": F, "v128": V}
+LOADED: Final = {
+    row.code: _RESULT_PLACE[row.operation.shape]
+    for row in INSTRUCTIONS
+    if row.operation is not None and row.operation.family in ("load", "store", "load_splat", "load_extend", "load_zero")
+}
+"""Register of the value that a load makes or a store takes."""
+NEAR: Final = (1 << 31) - 64
+"""The largest offset of a load or store that fits an instruction."""
 
 _MASK64: Final = (1 << 64) - 1
 _MEMO_ENTRIES: Final = 200_000
@@ -83,6 +95,9 @@ class Stencils:
         self.fragment = Memo(self._fragment)
         self.access = Memo(self._access)
         """With where it branches to if the address is out of bounds."""
+        self.load = Memo(self._load)
+        self.save = Memo(self._save)
+        """The same for the usual accesses, to memory 0 with addresses of 32 bits; None: it is something else."""
         self.vector = Memo(self._vector)
         self.unchecked = Memo(self._unchecked)
         """As `vector`, for results of which nothing can tell which NaN they are."""
@@ -112,6 +127,20 @@ class Stencils:
 
     def _access(self, code: int, a: int, b: int | None, access: Access) -> tuple[bytes, tuple[int, ...]]:
         return self._select(f"{code:x}", "", (a,) if b is None else (a, b), access)
+
+    def _load(self, code: int, address: int, immediate: Any) -> tuple[bytes, int] | None:
+        return self._usual(code, address, None, immediate) if LOADED[code] == R else None
+
+    def _save(self, code: int, address: int, value: int, immediate: Any) -> tuple[bytes, int] | None:
+        if value >= CF or LOADED[code] == V or (address >= C32 and value >= C32):
+            return None
+        return self._usual(code, address, value, immediate)
+
+    def _usual(self, code: int, address: int, value: int | None, immediate: Any) -> tuple[bytes, int] | None:
+        if isinstance(immediate, tuple) or immediate > NEAR:
+            return None
+        made, targets = self._access(code, address, value, ("", immediate, WIDTHS[code], 0))
+        return (made, targets[0]) if len(targets) == 1 else None
 
     def _branch(self, code: int, a: int, b: int | None, sense: str) -> tuple[bytes, tuple[int, ...]]:
         return self._select(f"{code:x}", sense, (a,) if b is None else (a, b), None)

@@ -87,6 +87,15 @@ class Encoding(ABC):
             ReachError: If that is too far away.
         """
 
+    def fix_each(self, out: bytearray, fixups: Sequence[int], target: int, nbytes: int) -> None:
+        """Make the branches at *fixups* lead to *target* and to what follows it, each *nbytes* farther.
+
+        Raises:
+            ReachError: If that is too far away.
+        """
+        for number, fixup in enumerate(fixups):
+            self.fix(out, fixup, target + number * nbytes)
+
     @staticmethod
     @abstractmethod
     def stubs(count: int, lazy: int) -> bytes:

@@ -6,6 +6,7 @@ import ctypes
 import struct
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import ClassVar, Final
 
 from aiowasm.engine.native.encoding.base import Encoding, Hole, Kept, Patched
@@ -153,6 +154,11 @@ class X86(Encoding):
     def fix(out: bytearray, fixup: int, target: int) -> None:
         """Make the branch at *fixup* of *out* lead to *target*."""
         _SIGNED(out, fixup, target - fixup - 4)
+
+    def fix_each(self, out: bytearray, fixups: Sequence[int], target: int, nbytes: int) -> None:
+        """Make the branches at *fixups* lead to *target* and to what follows it, each *nbytes* farther."""
+        for distance, fixup in zip(count(target - 4, nbytes), fixups, strict=False):
+            _SIGNED(out, fixup, distance - fixup)
 
     @staticmethod
     def stubs(count: int, lazy: int) -> bytes:

@@ -47,6 +47,10 @@ _MASK64: Final = (1 << 64) - 1
 _MEMO_ENTRIES: Final = 200_000
 
 
+_HOLES: Final = tuple(("H" + letter, "K" + letter, "W" + letter) for letter in "ABC")
+"""Where an operand goes: a slot, a constant, the lower half of a constant."""
+
+
 class Memo(dict[Any, Any]):
     """Patched code by what it depends on; forgets everything when it has grown too large."""
 
@@ -159,26 +163,31 @@ class Stencils:
     ) -> tuple[bytes, tuple[int, ...]]:
         """The stencil for operands; of constants only, the first goes through R."""
         values: dict[str, int] = {}
-        before = b""
         if access is not None:
             memory, offset, nbytes, pointer = access
-            values |= {"HO": offset, "HE": offset + nbytes, "HM": pointer}
+            values = {"HO": offset, "HE": offset + nbytes, "HM": pointer}
             name += f".{memory}" if memory else ""
-        kinds = "".join(map(_kind, entries))
-        if not kinds.strip("C") and f"{name}.{kinds}{sense}" not in self._names:
-            before = self.integer(entries[0])
-            kinds = "R" + kinds[1:]
+        kinds = ""
         kept: Kept = ()
-        for kind, entry, hole in zip(kinds, entries, "ABC", strict=False):
-            if kind == "S" and entry < 0:
-                values["H" + hole] = 0
-                kept += (("H" + hole, entry - KEPT),)
-            elif kind == "S":
-                values["H" + hole] = slot(entry)
-            elif kind == "C":
-                values["K" + hole] = value = constant(entry)
-                values["W" + hole] = value & 0xFFFFFFFF
-        code, targets = self.patch(f"{name}.{kinds}{sense}", True, values, kept)
+        for entry, (hole, whole, half) in zip(entries, _HOLES, strict=False):
+            if entry >= C32:
+                kinds += "C"
+                values[whole] = value = constant(entry)
+                values[half] = value & 0xFFFFFFFF
+            elif entry >= 0:
+                kinds += "S"
+                values[hole] = slot(entry)
+            elif entry < PAD:
+                kinds += "S"
+                values[hole] = 0
+                kept += ((hole, entry - KEPT),)
+            else:
+                kinds += "R" if entry == R else "F"
+        full = f"{name}.{kinds}{sense}"
+        if entries[0] < C32 or full in self._names or kinds.strip("C"):
+            return self.patch(full, True, values, kept)
+        before = self.integer(entries[0])
+        code, targets = self.patch(f"{name}.R{kinds[1:]}{sense}", True, values, kept)
         return before + code, tuple(target + len(before) for target in targets)
 
     def _takes_kept(self, name: str, senses: tuple[str, ...], *kinds: str) -> bool:
@@ -220,11 +229,3 @@ class Stencils:
         """A fragment with holes given as name, value, name, value ...; displacements keep their size."""
         holes = dict(zip(values[::2], values[1::2], strict=True))
         return self.patch(name, False, holes)[0]  # type: ignore[arg-type]
-
-
-def _kind(entry: int) -> str:
-    if entry >= 0:
-        return "S" if entry < C32 else "C"
-    if entry < PAD:
-        return "S"
-    return "R" if entry == R else "F"

@@ -14,7 +14,7 @@ from aiowasm.engine.native.encoding.x86_64_integers import IntegerCode
 
 __all__ = ("X86",)
 
-_Patch = tuple[Callable[..., None], int, str, int, int | None]
+_Patch = tuple[Callable[..., None], int, str, int]
 _BYTE, _WORD, _SIGNED, _QUAD = (struct.Struct(format_).pack_into for format_ in ("<b", "<I", "<i", "<q"))
 _ABSOLUTE_64: Final = 1
 _SIGNED_32: Final = 11
@@ -68,6 +68,8 @@ class X86(Encoding):
     def __init__(self, code: dict[str, bytes], holes: Mapping[str, Sequence[Hole]], fixed: frozenset[str]) -> None:
         super().__init__(code, holes, fixed)
         self._shapes: dict[tuple[str, int, Kept], tuple[bytes, list[_Patch], tuple[int, ...]]] = {}
+        self._shrinkable: dict[str, tuple[tuple[int, str, int], ...]] = {}
+        """By the name of a stencil, those of its holes that may shrink: a bit of `narrow`, symbol, addend."""
         self._vex = code[_ADDITION][0] == _VEX
         """Whether instructions of floats have the VEX encoding: in one blob all of them, in the other none."""
 
@@ -78,10 +80,13 @@ class X86(Encoding):
             struct.error: If a value does not fit its hole.
         """
         narrow = 0
-        if shrink and name not in self.fixed:
-            for number, (_, kind, symbol, addend) in enumerate(self.holes[name]):
-                if kind == _SIGNED_32 and symbol in _SHRINKABLE and -128 <= values[symbol] + addend < 128:
-                    narrow |= 1 << number
+        if shrink:
+            shrinkable = self._shrinkable.get(name)
+            if shrinkable is None:
+                shrinkable = self._shrinkable[name] = self._find_shrinkable(name)
+            for bit, symbol, addend in shrinkable:
+                if -128 <= values[symbol] + addend < 128:
+                    narrow |= bit
         shape = self._shapes.get((name, narrow, kept))
         if shape is None:
             shape = self._shapes[name, narrow, kept] = self._shape(name, narrow, dict(kept))
@@ -89,10 +94,18 @@ class X86(Encoding):
         if not patches:
             return code, targets
         copy = bytearray(code)
-        for put, offset, symbol, addend, mask in patches:
-            value = values[symbol] + addend
-            put(copy, offset, value if mask is None else value & mask)
+        for put, offset, symbol, addend in patches:
+            put(copy, offset, values[symbol] + addend)
         return bytes(copy), targets
+
+    def _find_shrinkable(self, name: str) -> tuple[tuple[int, str, int], ...]:
+        if name in self.fixed:
+            return ()
+        return tuple(
+            (1 << number, symbol, addend)
+            for number, (_, kind, symbol, addend) in enumerate(self.holes[name])
+            if kind == _SIGNED_32 and symbol in _SHRINKABLE
+        )
 
     def takes_kept(self, name: str, symbol: str) -> bool:
         """Whether the slot operand in hole *symbol* may be in a register that a loop keeps it in."""
@@ -128,13 +141,13 @@ class X86(Encoding):
                 code[at] -= 0x40  # from a displacement of 32 bits to one of 8
                 code[offset : offset + 4] = b"\0"
                 cut += 3
-                patches.append((_BYTE, offset, symbol, addend, None))
+                patches.append((_BYTE, offset, symbol, addend))
             elif kind == _ABSOLUTE_64:
-                patches.append((_QUAD, offset, symbol, addend, None))
+                patches.append((_QUAD, offset, symbol, addend))
             elif kind == _SIGNED_32:
-                patches.append((_SIGNED, offset, symbol, addend, None))
+                patches.append((_SIGNED, offset, symbol, addend))
             else:
-                patches.append((_WORD, offset, symbol, addend, None))
+                patches.append((_WORD, offset, symbol, addend))
         if kept and self._vex and _reads_register(code):
             patches = [(each[0], each[1] - _MOVE_NBYTES, *each[2:]) for each in patches]
             targets = [offset - _MOVE_NBYTES for offset in targets]

@@ -30,6 +30,8 @@ class Layout:
         self.tags, at = at, at + 8 * len(validated.tags)
         self.imports, at = at, at + 8 * validated.nimported_funcs
         self.nbytes = at
+        self.arities: dict[int, tuple[int, int]] = {}
+        """Slots of parameters and results of functions that are called, so far."""
 
 
 DELEGATE: Final = 4

@@ -27,9 +27,7 @@ from aiowasm.engine.native.treatment import (
     CONST32,
     CONST64,
     CONSTF,
-    ELSE,
     END,
-    FLOAT1,
     FLOAT2,
     GET,
     INT1,
@@ -40,6 +38,7 @@ from aiowasm.engine.native.treatment import (
     SET,
     STORE,
     TEE,
+    TREATMENTS,
     WRAP,
     treatment_of,
 )
@@ -125,7 +124,7 @@ def vector_constant(value: bytes) -> tuple[int, int]:
     return CF + int.from_bytes(value[:8], "little"), CF + int.from_bytes(value[8:], "little")
 
 
-OTHERS: dict[int, Callable[[Compiler, int, Any, int], None]] = {}
+OTHERS: list[Callable[[Compiler, int, Any, int], None] | None] = [None] * TREATMENTS
 """Treatment -> handler (compiler, opcode, immediate, index), for rarer operators; filled by `operators.py`."""
 
 
@@ -219,17 +218,18 @@ class Compiler:
         stack, nlocals = self.stack, self.nlocals
         top = len(stack)
         # Of a deep stack only the top can be lazy, or all of it if it has just become deep.
-        for at in range(top) if top <= _LAZY + _PUSHED else range(top - _PUSHED, top):
+        for at in range(0 if top <= _LAZY + _PUSHED else top - _PUSHED, top):
             entry = stack[at]
-            if entry < 0 or (at >= low and entry != nlocals + at):
+            if entry != nlocals + at and (at >= low or entry < 0):
                 self._settle(at)
 
     def push_slots(self, count: int) -> None:
         """Push *count* canonical slots."""
-        if len(self.stack) <= _LAZY < len(self.stack) + count - _PUSHED:
+        stack = self.stack
+        if count > _PUSHED and len(stack) <= _LAZY < len(stack) + count - _PUSHED:
             self.flush(0)  # what is below so many will not be looked at again
-        at = self.nlocals + len(self.stack)
-        self.stack.extend(range(at, at + count))
+        at = self.nlocals + len(stack)
+        stack.extend(range(at, at + count))
 
     def push_vector(self) -> None:
         """Push the v128 that was computed into the register."""
@@ -302,9 +302,10 @@ class Compiler:
 
     def branch_to(self, label: Label, code: tuple[bytes, tuple[int, ...]]) -> None:
         """Append code whose branches go to *label*."""
+        made, targets = code
         start = len(self.out)
-        self.out += code[0]
-        for target in code[1]:
+        self.out += made
+        for target in targets:
             if label.head >= 0:
                 self.fix(start + target, label.head)
             else:
@@ -476,7 +477,7 @@ class Compiler:
                 elif kind == INT2:
                     second = stack.pop()
                     first = stack[-1]
-                    if first != R and second != R and (shallow or len(stack) <= _LAZY) and R in stack:
+                    if first != R and second != R and (shallow or len(stack) <= _LAZY) and R in stack:  # noqa: PLR1714
                         self._settle(stack.index(R))
                     out += code[op, first, second]
                     stack[-1] = R
@@ -522,6 +523,14 @@ class Compiler:
                         self._settle(stack.index(R))
                     out += code[op, left, right] if right is not None else code[op, left]
                     stack.append(R)
+                elif kind == END:
+                    self.end()
+                elif (handler := OTHERS[kind]) is not None:
+                    if kind == LOOP and index != self.tried:
+                        if marks is not None:
+                            marks.pop()
+                        return index
+                    handler(self, op, immediates[index], index)
                 elif kind == FLOAT2:
                     second, first = stack.pop(), stack.pop()
                     if kept:
@@ -550,7 +559,7 @@ class Compiler:
                     # Slots and R hold i32 with any upper half.
                     if stack[-1] >= C64:
                         stack[-1] = C32 + (stack[-1] - C64 & 0xFFFFFFFF)
-                elif kind in (INT1, FLOAT1):
+                else:  # INT1, FLOAT1
                     first = stack.pop()
                     if kept:
                         (first,) = self.in_registers(f"{op:x}", _COMPUTED, first)
@@ -571,16 +580,6 @@ class Compiler:
                             self.nans.append((len(out) + nans[0], op))
                         out += made
                         stack.append(F)
-                elif kind == END:
-                    self.end(index)
-                elif kind == ELSE:
-                    self.otherwise()
-                elif kind == LOOP and index != self.tried:
-                    if marks is not None:
-                        marks.pop()
-                    return index
-                else:
-                    OTHERS[kind](self, op, immediates[index], index)
                 if not shallow and len(stack) > _LAZY:
                     self.flush(0)
                 index += 1
@@ -744,7 +743,8 @@ class Compiler:
     # Blocks and branches
 
     def open(self, block: Block) -> Label:
-        params, results = slots_of(block.params), slots_of(block.results)
+        params = slots_of(block.params) if block.params else 0
+        results = slots_of(block.results) if block.results else 0
         label = Label(block, len(self.stack) - params, params if block.kind == "loop" else results, results)
         self.labels.append(label)
         return label
@@ -776,38 +776,40 @@ class Compiler:
         self.out += jump
         return here + fixup
 
-    def end(self, index: int) -> None:
+    def end(self) -> None:
+        """The `end` of a block, or of the function."""
         label = self.labels.pop()
-        block, stack = label.block, self.stack
+        block, stack, out = label.block, self.stack, self.out
+        kind = block.kind
         if block is self.keeper:
             self.kept.clear()
             self.keeper = None
         dead, self.dead = self.dead, False
-        targeted = block.targeted and block.kind != "loop"
-        joined = targeted or label.live or label.otherwise >= 0
-        if block.kind == "func":
+        if kind == "func":
             if not dead:
                 self.move(label)
-        elif not joined:
+        elif not (block.targeted and kind != "loop") and not label.live and label.otherwise < 0:
             if dead:
                 del stack[label.base :]
                 self.dead = True
             return
-        elif not dead:
+        elif stack and not dead:
             self.flush(label.base)
-        if label.otherwise >= 0:
-            label.fixups.append(label.otherwise)
-        here = len(self.out)
+        here = len(out)
         for fixup in label.fixups:
-            self.fix(fixup, here)
+            self._fix(out, fixup, here)
+        if label.otherwise >= 0:
+            self._fix(out, label.otherwise, here)
         for at, table in label.entries:
             self.table_entry(at, table, here)
-        self.land(block, here, self.destination(label))
-        if block.kind == "func":
-            self.out += self.stencils.fragment["ret", "HA", self.slots]
+        if self.landings_of:
+            self.land(block, here, self.destination(label))
+        if kind == "func":
+            out += self.stencils.fragment["ret", "HA", self.slots]
             return
         del stack[label.base :]
-        self.push_slots(label.results)
+        if label.results:
+            self.push_slots(label.results)
 
     def otherwise(self) -> None:
         """The `else` of an if."""

@@ -38,7 +38,7 @@ def _handles(kind: int) -> Callable[[_Handler], _Handler]:
 
 @_handles(c.BLOCK)
 def _block(self: Compiler, _op: int, block: Block, _index: int) -> None:
-    if block.targeted:
+    if self.stack and block.targeted:
         self.flush(0)
     self.open(block)
 
@@ -55,6 +55,11 @@ def _loop(self: Compiler, _op: int, block: Block, index: int) -> None:
     label = self.open(block)
     label.head = begin_loop(self, block, self.record.cost[index])
     self.land(block, label.head, self.nlocals + label.base)
+
+
+@_handles(c.ELSE)
+def _else(self: Compiler, _op: int, _immediate: Any, _index: int) -> None:
+    self.otherwise()
 
 
 @_handles(c.CATCH)
@@ -83,20 +88,19 @@ def _if(self: Compiler, _op: int, block: Block, _index: int) -> None:
 
 def _condition(self: Compiler, entry: int, sense: str) -> tuple[bytes, tuple[int, ...]]:
     """A branch on a popped i32."""
-    stencils = self.stencils
-    if 0 <= entry < C32:
-        return stencils.patch("brS" + sense, True, {"HA": slot(entry)})
-    before = b""
-    if entry != R:
+    if entry >= C32:
         self.spill(R)
-        before = stencils.integer(entry)
-    code, targets = stencils.patch("brR" + sense, False, {})
-    return before + code, tuple(target + len(before) for target in targets)
+    found: tuple[bytes, tuple[int, ...]] = self.stencils.truth[entry, sense]
+    return found
 
 
 @_handles(c.BR_IF)
 def _br_if(self: Compiler, _op: int, block: Block, _index: int) -> None:
-    _branch_if(self, self.stack.pop(), self.labels[block.depth], "br")
+    entry, label = self.stack.pop(), self.labels[block.depth]
+    if label.arity:
+        _branch_if(self, entry, label, "br")
+    else:
+        self.branch_to(label, _condition(self, entry, ".t"))
 
 
 def _branch_if(self: Compiler, entry: int, label: Label, name: str) -> None:
@@ -135,7 +139,8 @@ def _test(self: Compiler, entry: int, name: str, sense: str) -> tuple[bytes, tup
 @_handles(c.BR)
 def _br(self: Compiler, _op: int, block: Block, _index: int) -> None:
     label = self.labels[block.depth]
-    self.move(label)
+    if label.arity:
+        self.move(label)
     self.jump(label)
     self.dead = True
 
@@ -223,14 +228,23 @@ def _results(self: Compiler, functype: FuncType) -> None:
 
 @_handles(c.CALL)
 def _call(self: Compiler, op: int, funcidx: int, _index: int) -> None:
-    functype = _functype(self, op, funcidx)
-    frame = _arguments(self, functype)
-    imported = self.validated.nimported_funcs
+    arity = self.layout.arities.get(funcidx)
+    if arity is None:
+        functype = _functype(self, op, funcidx)
+        arity = self.layout.arities[funcidx] = slots_of(functype.params), slots_of(functype.results)
+    params, results = arity
+    stack = self.stack
+    base = len(stack) - params
+    if stack:
+        self.flush(base)
+    frame, imported = 8 * (self.nlocals + base), self.validated.nimported_funcs
     if funcidx < imported:
         self.out += self.stencils.fragment["call_import", "HA", frame, "HB", self.layout.imports + 8 * funcidx]
     else:
         self.out += self.stencils.fragment["call", "HA", frame, "HB", 8 * (funcidx - imported)]
-    _results(self, functype)
+    del stack[base:]
+    if results:
+        self.push_slots(results)
 
 
 def _table_holes(self: Compiler, immediate: tuple[int, int], at: int) -> tuple[Any, ...]:

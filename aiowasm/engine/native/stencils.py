@@ -96,6 +96,8 @@ class Stencils:
         self.code = Memo(self._operator)
         self.store = Memo(self._store)
         self.branch = Memo(self._branch)
+        self.truth = Memo(self._truth)
+        """Branches on an i32."""
         self.fragment = Memo(self._fragment)
         self.access = Memo(self._access)
         """With where it branches to if the address is out of bounds."""
@@ -148,6 +150,13 @@ class Stencils:
 
     def _branch(self, code: int, a: int, b: int | None, sense: str) -> tuple[bytes, tuple[int, ...]]:
         return self._select(f"{code:x}", sense, (a,) if b is None else (a, b), None)
+
+    def _truth(self, entry: int, sense: str) -> tuple[bytes, tuple[int, ...]]:
+        if 0 <= entry < C32:
+            return self.patch("brS" + sense, True, {"HA": slot(entry)})
+        before = self.integer(entry)
+        code, targets = self.patch("brR" + sense, False, {})
+        return before + code, tuple(target + len(before) for target in targets)
 
     def _float(self, code: int, *entries: int) -> tuple[bytes, tuple[int, ...]]:
         return self._select(f"{code:x}", "", entries, None)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from importlib import import_module
 
 from aiowasm.engine.base import Engine
+from aiowasm.validation.module import Scan
 
-__all__ = ("available", "first_slice", "make_engine", "unavailable")
+__all__ = ("available", "first_slice", "make_engine", "scan", "unavailable")
 
 
 def _interpreter() -> Engine:
@@ -64,6 +65,16 @@ def make_engine(name: str) -> Engine:
         return _ENGINES[name]()
     except ImportError as error:
         raise RuntimeError(f"the {name} engine is not available: {error}") from None
+
+
+def scan() -> Scan | None:
+    """Return what validates most bodies fast on this machine, or None."""
+    try:
+        package = import_module("aiowasm.engine.native")
+        found: Scan | None = package.scan if package.why_not() is None else None
+    except (ImportError, AttributeError):
+        return None
+    return found
 
 
 def first_slice(engine: Engine) -> int:

@@ -15,6 +15,7 @@ from aiowasm.binary.decoder import decode_steps
 from aiowasm.engine.instance import name_steps
 from aiowasm.errors import InvalidError
 from aiowasm.features import DEFAULT, Features
+from aiowasm.store.engines import scan
 from aiowasm.store.gate import stepwise
 from aiowasm.syntax import module as syntax
 from aiowasm.syntax.types import ExternType, FuncExternType, FuncType, GlobalType, MemType, TableType
@@ -26,6 +27,8 @@ __all__ = ("CustomSection", "ExportType", "ImportType", "Module", "Validation")
 
 _MANY_NAMES_NBYTES = 8192
 """A name section above that is decoded in steps with the module; others when a trace needs them, at once."""
+_SCANNED_NBYTES = 20_000
+"""Bodies of less are validated before machine code for it is loaded."""
 Validation = Literal["eager", "lazy"]
 Type = FuncType | TableType | MemType | GlobalType
 """The type of an import or export; that of a tag is a function type without results."""
@@ -206,9 +209,12 @@ def _checked(validation: str) -> str:
 
 
 async def _validate(module: syntax.Module, features: Features, validation: str) -> ValidatedModule:
-    steps: Generator[None, None, ValidatedModule] = (
-        validate_shell_steps(module, features) if validation == "lazy" else validate_module_steps(module, features)
-    )
+    steps: Generator[None, None, ValidatedModule]
+    if validation == "lazy":
+        steps = validate_shell_steps(module, features)
+    else:
+        large = sum(module.funcs.ends) - sum(module.funcs.starts) > _SCANNED_NBYTES
+        steps = validate_module_steps(module, features, scan() if large else None)
     validated = await stepwise(steps)
     if any(custom.name == "name" and custom.nbytes > _MANY_NAMES_NBYTES for custom in module.customs):
         await stepwise(name_steps(validated))

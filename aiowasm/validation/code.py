@@ -25,7 +25,7 @@ from aiowasm.validation.context import Context, disabled, unknown
 from aiowasm.validation.record import Block, FunctionRecord, LocalTypes, make_old
 from aiowasm.validation.rules import NAMED_TYPES, RULES, fixed_type
 
-__all__ = ("validate_expr", "validate_expr_steps", "validate_function_steps")
+__all__ = ("COST", "validate_expr", "validate_expr_steps", "validate_function_steps")
 
 Operand = ValType | Bot
 
@@ -72,14 +72,16 @@ HANDLED = _ONES | _CONTROLS | {"select", "select_t", "local.get", "local.set", "
 _FREE = frozenset(
     ["nop", "drop", "block", "loop", "else", "end", "return", "unreachable", "catch", "catch_all", "delegate"],
 )
-_COST = [1] * 0x600
+COST = [1] * 0x600
+"""Units of fuel by opcode."""
 _PARAMS: list[list[ValType]] = [[]] * 0x600
 _RESULTS: list[list[ValType]] = [[]] * 0x600
 _PARAMS64: list[list[ValType]] = [[]] * 0x600
 _NATURAL = [0] * 0x600
 _KINDS = [_RULE] * 0x600
 _ATOMIC = frozenset(row.code for row in INSTRUCTIONS if row.code >= 0x500)
-_PREFIX = {0xFB: 0x100, 0xFC: 0x200, 0xFD: 0x300, 0xFE: 0x500}
+_PREFIX = {0xFB: (0x100, 0x100), 0xFC: (0x200, 0x100), 0xFD: (0x300, 0x200), 0xFE: (0x500, 0x100)}
+"""Prefix byte -> code of its first instruction, and how many there may be: the next prefix follows."""
 _CONST_CODES = (0x41, 0x42)
 _STEP_NBYTES = 1500
 _MANY = 8
@@ -120,7 +122,7 @@ def _prepare() -> None:
     for row in INSTRUCTIONS:
         code = row.code
         if row.name in _FREE:
-            _COST[code] = 0
+            COST[code] = 0
         if row.name in special:
             _KINDS[code] = special[row.name]
         elif row.name in _ONES:
@@ -473,10 +475,11 @@ def _walk(
                 op = buf[p]
                 p += 1
                 if op >= 0xFB and op in _PREFIX:
+                    first, count = _PREFIX[op]
                     number, p = read_u(buf, p, 32)
-                    if number >= 0x200:
+                    if number >= count:
                         raise MalformedError("illegal opcode", offset=pos + base)
-                    op = _PREFIX[op] + number
+                    op = first + number
                 kind = kinds[op]
                 if kind == 0:  # fixed type, no immediates
                     imm = None
@@ -785,7 +788,7 @@ def _walk(
                             new = 1
                         block.has_call = True
                     if record_this:
-                        total += _COST[op]
+                        total += COST[op]
                         ops.append(op)
                         immediates.append(imm)
                         offsets.append(pos + base)
@@ -842,7 +845,7 @@ def _walk(
                     immediates.append(imm)
                     offsets.append(pos + base)
                     max_height = max(max_height, len(stack))
-                    total += _COST[op]
+                    total += COST[op]
                     if total >= check:
                         cost[segment] = total - before
                         segment, before = len(ops) - 1, total

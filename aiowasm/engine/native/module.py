@@ -14,6 +14,7 @@ from aiowasm.engine.native.compiled import Compiled, Landing, Layout
 from aiowasm.engine.native.compiler import compile_function
 from aiowasm.engine.native.handlers import Handlers
 from aiowasm.engine.native.layout import Activation
+from aiowasm.engine.native.scanning.scanner import scanner_steps
 from aiowasm.errors import FrameInfo, InvalidError, LimitError, MalformedError
 from aiowasm.syntax.steps import finish
 from aiowasm.validation.module import validate_function_steps
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from aiowasm.engine.native.rules import Site
     from aiowasm.engine.native.stencils import Stencils
     from aiowasm.validation.module import ValidatedModule
+    from aiowasm.validation.record import FunctionRecord
 
 __all__ = ("Function", "ModuleCode", "code_of", "function_at")
 
@@ -47,8 +49,7 @@ class Function:
         """Index in the record of the operator whose code contains *offset*; -1: the function's entry."""
         if self._traced is None:
             # Compiling again is deterministic, and traps are rare: nothing is kept for them.
-            steps = validate_function_steps(self.code.validated, self.index)
-            record = finish(steps)
+            record = finish(self.code.record_steps(self.index))
             layout, stencils = self.code.layout, self.code.stencils
             self._traced = finish(compile_function(self.code.validated, record, layout, stencils, [], []))
             self._offsets = record.offsets
@@ -104,6 +105,18 @@ class ModuleCode:
         """Whether the defined function *index* has code."""
         return not self._stubs_start <= self.entries[index] < self._stubs_end
 
+    def record_steps(self, index: int) -> Generator[None, None, FunctionRecord]:
+        """Validate the defined function *index*, yielding now and then; return its record.
+
+        Raises:
+            InvalidError, MalformedError: If its body is not valid.
+        """
+        scanner = yield from scanner_steps(self.validated, self.stencils)
+        record = scanner.record(self.validated, index)
+        if record is None:
+            record = yield from validate_function_steps(self.validated, index)
+        return record
+
     def compile_steps(self, index: int) -> Generator[None, None, None]:
         """Validate and compile the defined function *index*, yielding now and then.
 
@@ -115,7 +128,7 @@ class ModuleCode:
         if failed is not None:
             raise failed
         try:
-            record = yield from validate_function_steps(self.validated, index)
+            record = yield from self.record_steps(index)
             yield
             compiled = yield from compile_function(self.validated, record, self.layout, self.stencils, self.sites)
         except (InvalidError, MalformedError, LimitError) as error:

@@ -413,7 +413,7 @@ def _vector(self: Compiler, op: int, immediate: Any, index: int) -> None:
     if row is None or row.type is None:
         raise InvalidError("illegal opcode")
     params, results = row.type
-    name = f"{op:x}" if immediate is None else f"{op:x}.{immediate}"
+    name = f"{op:x}.{immediate}" if row.immediates else f"{op:x}"
     if self.kept and (found := _in_registers(self, name, params)) is not None:
         _compute(self, name, found, results[0], op, self.absorbs(index))
         return

@@ -23,8 +23,10 @@ from aiowasm.engine.native.builder.aarch64 import AArch64
 from aiowasm.engine.native.builder.elf import read_object
 from aiowasm.engine.native.builder.lowering import lowerings
 from aiowasm.engine.native.builder.shapes import Lowering, llvm_type
+from aiowasm.engine.native.builder.subset import functions_ir
 from aiowasm.engine.native.builder.target import NEXT, TARGET, Target
 from aiowasm.engine.native.builder.x86_64 import X86
+from aiowasm.engine.native.scanning import walk
 from aiowasm.syntax.instructions import BY_NAME
 
 __all__ = ("TARGETS", "build_blob", "stencil_ir")
@@ -182,8 +184,14 @@ TARGETS: Final[dict[str, type[Target]]] = {kind.machine: kind for kind in (X86, 
 """By the name of the machine."""
 
 
-def _compiled(source: str, target: Target) -> tuple[str, bytes]:
-    """Assembly text and object file of IR. llvmlite assembles for the machine it runs on only."""
+def _compiled(source: str, target: Target, *, optimised: bool = False) -> tuple[str, bytes]:
+    """Assembly text and object file of IR. llvmlite assembles for the machine it runs on only.
+
+    Args:
+        source: The IR.
+        target: What it is for.
+        optimised: Run LLVM's passes over it; stencils need none.
+    """
     if target.machine != platform.machine():
         return _cross_compiled(source, target)
     from llvmlite import binding as llvm  # type: ignore[import-untyped,import-not-found,unused-ignore] # noqa: PLC0415 - a requirement of builds only
@@ -194,8 +202,23 @@ def _compiled(source: str, target: Target) -> tuple[str, bytes]:
     machine = llvm.Target.from_triple(target.triple).create_target_machine(**options)
     module = llvm.parse_assembly(source)
     module.verify()
+    if optimised:
+        passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
+        passes.getModulePassManager().run(module, passes)
+        source = str(module)
     text = machine.emit_assembly(module)
     return text, machine.emit_object(llvm.parse_assembly(source))
+
+
+def _validate(target: Target) -> bytes:
+    """The machine code of the walk that validates: it stands alone."""
+    source = f'target triple = "{target.triple}"\n' + functions_ir(walk, walk.validate)
+    _text, made = _compiled(source, target, optimised=True)
+    functions, _labels, _constants = read_object(made, target.ends)
+    function = functions["validate.entry"]
+    if len(functions) != 1 or function.relocations:
+        raise RuntimeError(f"the walk that validates refers to {[hole.symbol for hole in function.relocations]}")
+    return function.code
 
 
 def _cross_compiled(source: str, target: Target) -> tuple[str, bytes]:
@@ -240,5 +263,10 @@ def build_blob(target: Target) -> bytes:
         header["counts"].append(len(holes))
         header["holes"] += chain.from_iterable(holes)
         body += code
+    validate = _validate(target)
+    header["names"].append("validate")
+    header["sizes"].append(len(validate))
+    header["counts"].append(0)
+    body += validate
     encoded = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
     return struct.pack("<I", len(encoded)) + encoded + bytes(body)

@@ -1,0 +1,211 @@
+"""Runs the walk over bodies of one module, and makes records of what it wrote down."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+from array import array
+from collections.abc import Callable, Generator
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from aiowasm.engine.native.code import CodeSpace
+from aiowasm.engine.native.scanning import walk as w
+from aiowasm.engine.native.scanning.tables import ModuleTables
+from aiowasm.features import Feature
+from aiowasm.syntax.code import read_instruction
+from aiowasm.syntax.types import FuncType, ValType
+from aiowasm.validation.context import Context
+from aiowasm.validation.record import Block, FunctionRecord
+from aiowasm.validation.rules import RULES, fixed_type
+
+if TYPE_CHECKING:
+    from aiowasm.engine.native.stencils import Stencils
+    from aiowasm.validation.module import ValidatedModule
+
+__all__ = ("Scanner", "scanner_steps")
+
+MOST_NBYTES: Final = 1 << 17
+"""Larger bodies are walked in steps, by others: this many take a millisecond."""
+_NOPERANDS: Final = 1 << 16
+_NCTRL: Final = 1 << 12
+_NAMES: Final = {w.FUNCTION: "func", w.OP_BLOCK: "block", w.OP_LOOP: "loop", w.OP_IF: "if"}
+
+# What the walk fills in, in the order of its parameters: format, elements.
+_SCRATCH: Final = {
+    "stack": ("B", _NOPERANDS),
+    "locals": ("B", w.MOST_LOCALS),
+    "ctrl": ("q", w.CTRL * _NCTRL),
+    "ops": ("H", MOST_NBYTES),
+    "imms": ("Q", MOST_NBYTES),
+    "offsets": ("I", MOST_NBYTES),
+    "cost_at": ("q", MOST_NBYTES),
+    "cost_units": ("q", MOST_NBYTES),
+    "checks": ("q", MOST_NBYTES),
+    "fix_at": ("I", MOST_NBYTES),
+    "fix_what": ("I", MOST_NBYTES),
+    "again": ("I", MOST_NBYTES),
+    "pairs": ("I", MOST_NBYTES),
+    "blocks": ("q", w.BLOCK * MOST_NBYTES // 2),
+    "labels": ("I", MOST_NBYTES),
+    "tabled": ("I", 3 * MOST_NBYTES // 2),
+}
+
+
+class _Scratch:
+    """Where the walk writes: one for all modules, in pages that exist once they are written to."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.views: dict[str, memoryview[int]] = {}
+        self.places: list[int] = []
+        for name, (kind, count) in _SCRATCH.items():
+            nbytes = count * array(kind).itemsize
+            area = mmap.mmap(-1, nbytes)
+            view: Any = memoryview(area)[:nbytes].cast(kind)  # type: ignore[call-overload]
+            self.views[name] = view
+            self.places += [ctypes.addressof(ctypes.c_char.from_buffer(area)), count]
+
+
+class _Machine:
+    """The walk's machine code, and what it works in."""
+
+    def __init__(self, stencils: Stencils) -> None:
+        self._space = CodeSpace()
+        # Python's lock is held: what it takes is less than what others would need to notice.
+        self.run: Callable[[int], int] = ctypes.PYFUNCTYPE(ctypes.c_ssize_t, ctypes.c_void_p)(
+            self._space.put(stencils.raw("validate"))
+        )
+        self.scratch = _Scratch()
+
+
+@cache
+def _machine(stencils: Stencils) -> _Machine:
+    return _Machine(stencils)
+
+
+def scanner_steps(validated: ValidatedModule, stencils: Stencils) -> Generator[None, None, Scanner]:
+    """Return what validates bodies of *validated* fast, made in steps if there is none yet.
+
+    Args:
+        validated: The module, validated but for its bodies.
+        stencils: Those for this processor, with the walk's machine code.
+    """
+    scanner = validated.scanner
+    if not isinstance(scanner, Scanner):
+        tables = ModuleTables(validated)
+        yield from tables.fill(validated)
+        scanner = validated.scanner = Scanner(validated, tables, _machine(stencils))
+    return scanner
+
+
+class Scanner:
+    """Validates bodies of a module, which it does not keep: the module keeps it."""
+
+    def __init__(self, context: Context, tables: ModuleTables, machine: _Machine) -> None:
+        self._run, self._scratch = machine.run, machine.scratch
+        self._tables = tables
+        self._funcs = context.module.funcs
+        self._nimported = context.nimported_funcs
+        self._state = array("q", bytes(8 * w.STATE))
+        buffer = self._funcs.buffer
+        address = ctypes.cast(ctypes.c_char_p(buffer), ctypes.c_void_p).value or 0
+        codes = tables.opcodes
+        arrays: list[array[int]] = [
+            *(codes.kinds, codes.params, codes.results, codes.details, codes.costs),
+            *(tables.sigs, tables.sigtypes, tables.funcs, tables.globals, tables.tables, tables.valtypes),
+        ]
+        places = [part for one in arrays for part in one.buffer_info()]
+        self._arrays = array("Q", [*self._state.buffer_info(), address, len(buffer), *places, *self._scratch.places])
+        self._address = self._arrays.buffer_info()[0]
+        self._state[w.MULTI_VALUE] = Feature.MULTI_VALUE in context.features
+        self._blocktypes: dict[int, tuple[tuple[ValType, ...], tuple[ValType, ...]]] = {0: ((), ())}
+
+    def accepts(self, index: int) -> bool:
+        """Whether the body of the defined function *index* is valid for certain; if not, it may be."""
+        with self._scratch.lock:
+            return self._walk(index)
+
+    def record(self, context: Context, index: int) -> FunctionRecord | None:
+        """Return the record of the defined function *index* if its body is valid for certain.
+
+        It is what the validator's walk records, but that immediates may be 0 instead of None.
+
+        Args:
+            context: The module.
+            index: Of the function.
+        """
+        with self._scratch.lock:
+            return self._read(context, index) if self._walk(index) else None
+
+    def _walk(self, index: int) -> bool:
+        start, end = self._funcs.starts[index], self._funcs.ends[index]
+        if end - start > MOST_NBYTES:
+            return False
+        state = self._state
+        state[w.START], state[w.END] = start, end
+        state[w.FUNC] = self._tables.funcs[self._nimported + index]
+        return self._run(self._address) == w.YES
+
+    def _read(self, context: Context, index: int) -> FunctionRecord:
+        views, state = self._scratch.views, self._state
+        types = self._tables.types
+        functype = context.func_comptype(self._tables.funcs[self._nimported + index])
+        locals_ = tuple([types[number] for number in views["locals"][: state[w.NLOCALS]]])
+        record = FunctionRecord(locals_, len(functype.params), functype.results)
+        nops, ncosts, nfixes = state[w.NOPS], state[w.NCOSTS], state[w.NFIXES]
+        record.ops.frombytes(views["ops"][:nops].tobytes())
+        record.offsets.frombytes(views["offsets"][:nops].tobytes())
+        immediates: list[Any] = views["imms"][:nops].tolist()
+        record.immediates = immediates
+        record.max_height = state[w.MAX_HEIGHT]
+        record.cost = dict(zip(views["cost_at"][:ncosts].tolist(), views["cost_units"][:ncosts].tolist(), strict=True))
+        record.checks = {-1, *views["checks"][: state[w.NCHECKS]]}
+        record.blocks = self._blocks(context, functype)
+        objects: list[Any] = types + [None] * (w.NTYPES - len(types)) + record.blocks
+        for at, what in zip(views["fix_at"][:nfixes].tolist(), views["fix_what"][:nfixes].tolist(), strict=True):
+            immediates[at] = objects[what]
+        for at in views["pairs"][: state[w.NPAIRS]].tolist():
+            immediates[at] = (immediates[at] & 0xFFFF_FFFF, immediates[at] >> 32)
+        labels = views["labels"]
+        numbers = iter(views["tabled"][: 3 * state[w.NTABLES]].tolist())
+        for at, first, count in zip(numbers, numbers, numbers, strict=True):
+            immediates[at] = tuple([objects[what] for what in labels[first : first + count].tolist()])
+        for at in views["again"][: state[w.NAGAIN]].tolist():
+            immediates[at] = self._immediate(context, record.offsets[at])
+        return record
+
+    def _blocks(self, context: Context, functype: FuncType) -> list[Block]:
+        fields = iter(self._scratch.views["blocks"][: w.BLOCK * self._state[w.NBLOCKS]].tolist())
+        blocks = []
+        for kind, blocktype, start, else_, end, targeted, has_call, has_loop, height, depth in zip(
+            *[fields] * w.BLOCK, strict=True
+        ):
+            params, results = self._blocktypes.get(blocktype) or self._blocktype(context, blocktype)
+            block = Block(_NAMES[kind], params, results, height, depth)
+            block.start, block.else_, block.end = start, else_, end
+            if targeted:
+                block.targeted = True
+            if has_call:
+                block.has_call = True
+            if has_loop:
+                block.has_loop = True
+            blocks.append(block)
+        blocks[0].results = functype.results
+        return blocks
+
+    def _blocktype(self, context: Context, number: int) -> tuple[tuple[ValType, ...], tuple[ValType, ...]]:
+        if number < w.NTYPES:
+            made: tuple[tuple[ValType, ...], tuple[ValType, ...]] = ((), (self._tables.types[number],))
+        else:
+            functype = context.func_comptype(number - w.NTYPES)
+            made = (functype.params, functype.results)
+        self._blocktypes[number] = made
+        return made
+
+    def _immediate(self, context: Context, offset: int) -> object:
+        """What the validator's walk records of the instruction at *offset*."""
+        row, read, _ = read_instruction(self._funcs.buffer, offset)
+        rule = RULES.get(row.name)
+        return (fixed_type(context, row, read) if rule is None else rule(context, False, *read))[2]

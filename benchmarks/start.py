@@ -110,7 +110,6 @@ def compile_cost(data: bytes) -> None:
     from aiowasm.engine.native.module import ModuleCode  # noqa: PLC0415
     from aiowasm.engine.native.platform import load_stencils  # noqa: PLC0415
     from aiowasm.syntax.steps import finish  # noqa: PLC0415
-    from aiowasm.validation.module import validate_function_steps  # noqa: PLC0415
 
     validated = anyio.run(Module.from_bytes, data)._validated
     code = ModuleCode(validated, load_stencils())
@@ -119,7 +118,7 @@ def compile_cost(data: bytes) -> None:
     nbytes = index = 0
     while nbytes < CODE_NBYTES and index < len(funcs.ends):
         begun = time.perf_counter()
-        record = finish(validate_function_steps(validated, index))
+        record = finish(code.record_steps(index))
         between = time.perf_counter()
         finish(compile_function(validated, record, code.layout, code.stencils, code.sites))
         compiling += time.perf_counter() - between

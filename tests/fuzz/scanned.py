@@ -77,7 +77,7 @@ def check(data: bytes, features: Features = ALL) -> tuple[int, int, int]:
     accepted = valid = 0
     count = len(validated.module.funcs)
     for index in range(count):
-        mine = scanner.record(validated, index)
+        mine = finish(scanner.record_steps(validated, index))
         try:
             expected = validated.record(index)
         except (InvalidError, MalformedError) as error:

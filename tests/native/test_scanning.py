@@ -110,27 +110,14 @@ def arrays_of(scanner: Scanner) -> list[Array]:
     codes = tables.opcodes
     given = [
         *(codes.kinds, codes.params, codes.results, codes.details, codes.costs),
-        *(tables.sigs, tables.sigtypes, tables.funcs, tables.globals, tables.tables, tables.valtypes),
+        *(tables.sigs, tables.sigtypes, tables.funcs, tables.globals, tables.tables),
+        *(tables.mems, tables.tags, tables.valtypes),
     ]
     made = [Array(scanner._state, 64), Array(scanner._funcs.buffer, 8)]
     made += [Array(values, 8 * values.itemsize) for values in given]
     for kind, count in scanning._SCRATCH.values():
         made.append(Array([0] * min(count, 8000), {"B": 8, "H": 16, "I": 32}.get(kind, 64)))
     return made
-
-
-COUNTS = {
-    "locals": w.NLOCALS,
-    **dict.fromkeys(("ops", "imms", "offsets"), w.NOPS),
-    **dict.fromkeys(("cost_at", "cost_units"), w.NCOSTS),
-    "checks": w.NCHECKS,
-    **dict.fromkeys(("fix_at", "fix_what"), w.NFIXES),
-    "again": w.NAGAIN,
-    "pairs": w.NPAIRS,
-    "blocks": w.NBLOCKS,
-    "tabled": w.NTABLES,
-}
-"""What the walk fills in, and where it says how much."""
 
 
 def test_machine_code_does_what_the_walk_says() -> None:
@@ -151,8 +138,9 @@ def test_machine_code_does_what_the_walk_says() -> None:
                     continue
                 assert list(scanner._state)[: w.VALUE] == list(arrays[0])[: w.VALUE]
                 for name, values in zip(scanning._SCRATCH, arrays[-len(scanning._SCRATCH) :], strict=True):
-                    if name in COUNTS:
-                        count = arrays[0][COUNTS[name]] * {"blocks": w.BLOCK, "tabled": 3}.get(name, 1)
+                    if name in scanning._COUNTS:
+                        field, size = scanning._COUNTS[name]
+                        count = arrays[0][field] * size
                         mask = (1 << values.nbits) - 1
                         written = list(scanner._scratch.views[name][:count])
                         assert [value & mask for value in list(values)[:count]] == [value & mask for value in written]
@@ -224,7 +212,7 @@ def test_long_lists_of_operands_are_for_the_walk_that_yields() -> None:
     few, many = (scanned(binary(text.format("call $f " * count)), ALL) for count in (10, 2000))
     assert few[1].accepts(0)
     assert not many[1].accepts(0)
-    mine = few[1].record(few[0], 0)
+    mine = finish(few[1].record_steps(few[0], 0))
     assert mine is not None
     assert seen(mine) == seen(few[0].record(0))
 
@@ -240,7 +228,7 @@ def test_deep_nesting_and_many_operands_are_declined() -> None:
     operands = binary(f"(module (func {'i32.const 1 ' * 65_000} {'drop ' * 65_000}))")
     for data in (blocks, operands):
         validated, scanner = scanned(data, ALL)
-        mine = scanner.record(validated, 0)
+        mine = finish(scanner.record_steps(validated, 0))
         assert mine is None or seen(mine) == seen(validated.record(0))
     assert not scanned(blocks, ALL)[1].accepts(0)
 
@@ -294,6 +282,6 @@ def test_engines_run_what_was_scanned(native: Native) -> None:
     assert native.name == "native"
     validated, scanner = scanned(binary("(module (func (param i32) (result i32) local.get 0))"), ALL)
     assert validated.scanner is scanner
-    record = scanner.record(validated, 0)
+    record = finish(scanner.record_steps(validated, 0))
     assert record is not None
     assert record.locals == validated.record(0).locals

@@ -1,4 +1,4 @@
-"""The part of Python that becomes machine code: what is outside it is refused, and every access to an array is checked."""
+"""The part of Python that becomes machine code: the rest of Python is refused, and every access is checked."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class ModuleCode:
             InvalidError, MalformedError: If its body is not valid.
         """
         scanner = yield from scanner_steps(self.validated, self.stencils)
-        record = scanner.record(self.validated, index)
+        record = yield from scanner.record_steps(self.validated, index)
         if record is None:
             record = yield from validate_function_steps(self.validated, index)
         return record

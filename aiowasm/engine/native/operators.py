@@ -630,7 +630,8 @@ def _rule(self: Compiler, op: int, immediate: Any, _index: int) -> None:
         self.out += self.stencils.fragment[_FAST_BULK[row.name], "HA", slot(self.nlocals + base), "WA", site]
         del self.stack[base:]
     elif op in EVALUATE:
-        _leave(self, "*evaluate", params, results, immediate, (EVALUATE[op], params, results))
+        lanes = immediate if row.immediates else None
+        _leave(self, "*evaluate", params, results, lanes, (EVALUATE[op], params, results))
     elif op in WIDTHS:
         _leave(self, "*access", params, results, immediate, (op, params, results))
     else:

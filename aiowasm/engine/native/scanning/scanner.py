@@ -30,7 +30,14 @@ MOST_NBYTES: Final = 1 << 17
 """Larger bodies are walked in steps, by others: this many take a millisecond."""
 _NOPERANDS: Final = 1 << 16
 _NCTRL: Final = 1 << 12
-_NAMES: Final = {w.FUNCTION: "func", w.OP_BLOCK: "block", w.OP_LOOP: "loop", w.OP_IF: "if"}
+_NAMES: Final = {
+    w.FUNCTION: "func",
+    w.OP_BLOCK: "block",
+    w.OP_LOOP: "loop",
+    w.OP_IF: "if",
+    w.OP_TRY: "try",
+    w.OP_TRY_TABLE: "try_table",
+}
 
 # What the walk fills in, in the order of its parameters: format, elements.
 _SCRATCH: Final = {
@@ -50,7 +57,23 @@ _SCRATCH: Final = {
     "blocks": ("q", w.BLOCK * MOST_NBYTES // 2),
     "labels": ("I", MOST_NBYTES),
     "tabled": ("I", 3 * MOST_NBYTES // 2),
+    "catches": ("I", w.CATCH * MOST_NBYTES // 2),
 }
+_COUNTS: Final = {
+    "locals": (w.NLOCALS, 1),
+    **dict.fromkeys(("ops", "imms", "offsets"), (w.NOPS, 1)),
+    **dict.fromkeys(("cost_at", "cost_units"), (w.NCOSTS, 1)),
+    "checks": (w.NCHECKS, 1),
+    **dict.fromkeys(("fix_at", "fix_what"), (w.NFIXES, 1)),
+    "again": (w.NAGAIN, 1),
+    "pairs": (w.NPAIRS, 1),
+    "blocks": (w.NBLOCKS, w.BLOCK),
+    "labels": (w.NLABELS, 1),
+    "tabled": (w.NTABLES, 3),
+    "catches": (w.NCATCHES, 1),
+}
+"""Where the walk says how much of it there is, and in what units."""
+_EVERY: Final = 1000
 
 
 class _Scratch:
@@ -114,12 +137,22 @@ class Scanner:
         codes = tables.opcodes
         arrays: list[array[int]] = [
             *(codes.kinds, codes.params, codes.results, codes.details, codes.costs),
-            *(tables.sigs, tables.sigtypes, tables.funcs, tables.globals, tables.tables, tables.valtypes),
+            *(
+                tables.sigs,
+                tables.sigtypes,
+                tables.funcs,
+                tables.globals,
+                tables.tables,
+                tables.mems,
+                tables.tags,
+                tables.valtypes,
+            ),
         ]
         places = [part for one in arrays for part in one.buffer_info()]
         self._arrays = array("Q", [*self._state.buffer_info(), address, len(buffer), *places, *self._scratch.places])
         self._address = self._arrays.buffer_info()[0]
         self._state[w.MULTI_VALUE] = Feature.MULTI_VALUE in context.features
+        self._state[w.EXN], self._state[w.EXNREF] = tables.exn, tables.exnref
         self._blocktypes: dict[int, tuple[tuple[ValType, ...], tuple[ValType, ...]]] = {0: ((), ())}
 
     def accepts(self, index: int) -> bool:
@@ -127,8 +160,8 @@ class Scanner:
         with self._scratch.lock:
             return self._walk(index)
 
-    def record(self, context: Context, index: int) -> FunctionRecord | None:
-        """Return the record of the defined function *index* if its body is valid for certain.
+    def record_steps(self, context: Context, index: int) -> Generator[None, None, FunctionRecord | None]:
+        """Return the record of the defined function *index* if its body is valid for certain; yields now and then.
 
         It is what the validator's walk records, but that immediates may be 0 instead of None.
 
@@ -137,7 +170,21 @@ class Scanner:
             index: Of the function.
         """
         with self._scratch.lock:
-            return self._read(context, index) if self._walk(index) else None
+            if not self._walk(index):
+                return None
+            views, state = self._scratch.views, self._state
+            written = {name: views[name][: state[count] * each] for name, (count, each) in _COUNTS.items()}
+            ops, offsets = written.pop("ops").tobytes(), written.pop("offsets").tobytes()
+            lists = {name: view.tolist() for name, view in written.items()}
+            max_height = state[w.MAX_HEIGHT]
+        functype = context.func_comptype(self._tables.funcs[self._nimported + index])
+        locals_ = tuple([self._tables.types[number] for number in lists["locals"]])
+        record = FunctionRecord(locals_, len(functype.params), functype.results)
+        record.ops.frombytes(ops)
+        record.offsets.frombytes(offsets)
+        record.max_height = max_height
+        yield from self._fill(record, context, functype, lists)
+        return record
 
     def _walk(self, index: int) -> bool:
         start, end = self._funcs.starts[index], self._funcs.ends[index]
@@ -148,36 +195,34 @@ class Scanner:
         state[w.FUNC] = self._tables.funcs[self._nimported + index]
         return self._run(self._address) == w.YES
 
-    def _read(self, context: Context, index: int) -> FunctionRecord:
-        views, state = self._scratch.views, self._state
+    def _fill(
+        self, record: FunctionRecord, context: Context, functype: FuncType, written: dict[str, list[int]]
+    ) -> Generator[None, None, None]:
         types = self._tables.types
-        functype = context.func_comptype(self._tables.funcs[self._nimported + index])
-        locals_ = tuple([types[number] for number in views["locals"][: state[w.NLOCALS]]])
-        record = FunctionRecord(locals_, len(functype.params), functype.results)
-        nops, ncosts, nfixes = state[w.NOPS], state[w.NCOSTS], state[w.NFIXES]
-        record.ops.frombytes(views["ops"][:nops].tobytes())
-        record.offsets.frombytes(views["offsets"][:nops].tobytes())
-        immediates: list[Any] = views["imms"][:nops].tolist()
+        immediates: list[Any] = written["imms"]
         record.immediates = immediates
-        record.max_height = state[w.MAX_HEIGHT]
-        record.cost = dict(zip(views["cost_at"][:ncosts].tolist(), views["cost_units"][:ncosts].tolist(), strict=True))
-        record.checks = {-1, *views["checks"][: state[w.NCHECKS]]}
-        record.blocks = self._blocks(context, functype)
-        objects: list[Any] = types + [None] * (w.NTYPES - len(types)) + record.blocks
-        for at, what in zip(views["fix_at"][:nfixes].tolist(), views["fix_what"][:nfixes].tolist(), strict=True):
+        record.cost = dict(zip(written["cost_at"], written["cost_units"], strict=True))
+        record.checks = {-1, *written["checks"]}
+        blocks = record.blocks = yield from self._block_steps(context, functype, written["blocks"])
+        record.tries = [block for block in blocks if block.kind in ("try", "try_table")]
+        _enter_catches(blocks, written["catches"])
+        objects: list[Any] = [*types, *[None] * (w.NTYPES - len(types)), *blocks]
+        for at, what in zip(written["fix_at"], written["fix_what"], strict=True):
             immediates[at] = objects[what]
-        for at in views["pairs"][: state[w.NPAIRS]].tolist():
+        for at in written["pairs"]:
             immediates[at] = (immediates[at] & 0xFFFF_FFFF, immediates[at] >> 32)
-        labels = views["labels"]
-        numbers = iter(views["tabled"][: 3 * state[w.NTABLES]].tolist())
-        for at, first, count in zip(numbers, numbers, numbers, strict=True):
-            immediates[at] = tuple([objects[what] for what in labels[first : first + count].tolist()])
-        for at in views["again"][: state[w.NAGAIN]].tolist():
+        places, labels = iter(written["tabled"]), written["labels"]
+        for at, first, count in zip(places, places, places, strict=True):
+            immediates[at] = tuple([objects[what] for what in labels[first : first + count]])
+        for number, at in enumerate(written["again"], 1):
             immediates[at] = self._immediate(context, record.offsets[at])
-        return record
+            if not number % _EVERY:
+                yield
 
-    def _blocks(self, context: Context, functype: FuncType) -> list[Block]:
-        fields = iter(self._scratch.views["blocks"][: w.BLOCK * self._state[w.NBLOCKS]].tolist())
+    def _block_steps(
+        self, context: Context, functype: FuncType, written: list[int]
+    ) -> Generator[None, None, list[Block]]:
+        fields = iter(written)
         blocks = []
         for kind, blocktype, start, else_, end, targeted, has_call, has_loop, height, depth in zip(
             *[fields] * w.BLOCK, strict=True
@@ -192,6 +237,8 @@ class Scanner:
             if has_loop:
                 block.has_loop = True
             blocks.append(block)
+            if not len(blocks) % _EVERY:
+                yield
         blocks[0].results = functype.results
         return blocks
 
@@ -209,3 +256,13 @@ class Scanner:
         row, read, _ = read_instruction(self._funcs.buffer, offset)
         rule = RULES.get(row.name)
         return (fixed_type(context, row, read) if rule is None else rule(context, False, *read))[2]
+
+
+def _enter_catches(blocks: list[Block], written: list[int]) -> None:
+    clauses: dict[int, list[tuple[int, int | None, Block | int]]] = {}
+    fields = iter(written)
+    for number, kind, tag, target in zip(*[fields] * w.CATCH, strict=True):
+        place = target if kind & w.AT_OPERATOR else blocks[target]
+        clauses.setdefault(number, []).append((kind & ~w.AT_OPERATOR, None if tag == w.NO_TAG else tag, place))
+    for number, found in clauses.items():
+        blocks[number].catches = tuple(found)

@@ -47,7 +47,8 @@ _KINDS: Final = {
 } | dict.fromkeys(
     (
         *("unreachable", "nop", "block", "loop", "if", "else", "end", "br", "br_if", "br_table", "return"),
-        *("call", "call_indirect"),
+        *("call", "call_indirect", "return_call", "return_call_indirect"),
+        *("try", "catch", "catch_all", "delegate", "try_table", "throw", "throw_ref", "rethrow"),
     ),
     w.CONTROL,
 )
@@ -134,6 +135,9 @@ class ModuleTables:
         self.funcs = array("I")
         self.globals = array("H")
         self.tables = array("B")
+        self.mems = array("B")
+        self.tags = array("I")
+        self.exn = self.exnref = 0
         self.valtypes = array("B", bytes(256))
         for byte in range(0x40, 0x80):
             try:
@@ -141,7 +145,11 @@ class ModuleTables:
                 self.valtypes[byte] = self._number(context.close_valtype(valtype))
             except (InvalidError, MalformedError):
                 continue
+        if Feature.EXCEPTIONS in context.features:
+            self.exn, self.exnref = (self._number(context.reftype(null, AbsHeapType.EXN)) for null in (False, True))
         address = _address(context.mems[0].addrtype) if context.mems else 0
+        several = Feature.MULTI_MEMORY in context.features
+        self.mems.extend([several and _address(mem.addrtype) == address for mem in context.mems])
         self.opcodes = opcodes(context.features, address)
 
     def fill(self, context: Context) -> Generator[None, None, None]:
@@ -156,6 +164,9 @@ class ModuleTables:
                 yield
         for first in range(0, len(context.funcs), _EVERY):
             self.funcs.extend([indices[id(deftype)] for deftype in context.funcs[first : first + _EVERY]])
+            yield
+        for first in range(0, len(context.tags), _EVERY):
+            self.tags.extend([indices[id(deftype)] for deftype in context.tags[first : first + _EVERY]])
             yield
         for first in range(0, len(context.globals), _EVERY):
             some = context.globals[first : first + _EVERY]

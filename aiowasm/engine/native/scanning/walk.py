@@ -49,20 +49,24 @@ START: Final = 0
 END: Final = 1
 FUNC: Final = 2
 MULTI_VALUE: Final = 3
+EXN: Final = 4
+EXNREF: Final = 5
 # what comes back,
-NLOCALS: Final = 4
-NOPS: Final = 5
-NCOSTS: Final = 6
-NCHECKS: Final = 7
-NFIXES: Final = 8
-NAGAIN: Final = 9
-NPAIRS: Final = 10
-NBLOCKS: Final = 11
-NTABLES: Final = 12
-MAX_HEIGHT: Final = 13
+NLOCALS: Final = 6
+NOPS: Final = 7
+NCOSTS: Final = 8
+NCHECKS: Final = 9
+NFIXES: Final = 10
+NAGAIN: Final = 11
+NPAIRS: Final = 12
+NBLOCKS: Final = 13
+NTABLES: Final = 14
+NCATCHES: Final = 15
+NLABELS: Final = 16
+MAX_HEIGHT: Final = 17
 # and the last number that was read.
-VALUE: Final = 14
-STATE: Final = 15
+VALUE: Final = 18
+STATE: Final = 19
 
 # Of an entry of `ctrl`.
 KIND: Final = 0
@@ -74,8 +78,9 @@ HEIGHT: Final = 5
 UNREACHABLE: Final = 6
 LIVE: Final = 7
 ELSED: Final = 8
-NUMBER: Final = 9
-CTRL: Final = 10
+CAUGHT_ALL: Final = 9
+NUMBER: Final = 10
+CTRL: Final = 11
 
 # Of an entry of `blocks`, which has its KIND first too.
 TYPE: Final = 1
@@ -89,6 +94,14 @@ BASE: Final = 8
 DEPTH: Final = 9
 BLOCK: Final = 10
 
+# Of an entry of `catches`: number of the block, kind (AT_OPERATOR added where the target is an operator), tag, target.
+CATCH: Final = 4
+CATCH_TAG: Final = 0
+CATCH_ALL: Final = 2
+CATCH_DELEGATE: Final = 4
+AT_OPERATOR: Final = 16
+NO_TAG: Final = 0xFFFF_FFFF
+
 NTYPES: Final = 256
 """Block types from here on are type indices; those below are types, and 0 none."""
 
@@ -99,6 +112,11 @@ OP_BLOCK: Final = 0x02
 OP_LOOP: Final = 0x03
 OP_IF: Final = 0x04
 OP_ELSE: Final = 0x05
+OP_TRY: Final = 0x06
+OP_CATCH: Final = 0x07
+OP_THROW: Final = 0x08
+OP_RETHROW: Final = 0x09
+OP_THROW_REF: Final = 0x0A
 OP_END: Final = 0x0B
 OP_BR: Final = 0x0C
 OP_BR_IF: Final = 0x0D
@@ -106,7 +124,12 @@ OP_BR_TABLE: Final = 0x0E
 OP_RETURN: Final = 0x0F
 OP_CALL: Final = 0x10
 OP_CALL_INDIRECT: Final = 0x11
+OP_RETURN_CALL: Final = 0x12
+OP_RETURN_CALL_INDIRECT: Final = 0x13
+OP_DELEGATE: Final = 0x18
+OP_CATCH_ALL: Final = 0x19
 OP_SELECT_T: Final = 0x1C
+OP_TRY_TABLE: Final = 0x1F
 OP_I32_CONST: Final = 0x41
 OP_I64_CONST: Final = 0x42
 OP_MEMORY_GROW: Final = 0x40
@@ -120,6 +143,11 @@ MOST_PARAMS: Final = 1000
 """What is no function type has more."""
 MOST_LOCALS: Final = 1000
 """Up to here the types of locals are a tuple."""
+MOST_CATCHES: Final = 1000
+CATCH_WORK: Final = 500
+"""So that a body has fewer catches than the limit on those of one block."""
+MEMORY_INDEX: Final = 0x40
+"""The flag of an alignment that a memory's index follows."""
 
 
 def number(buf: Bytes, p: int, state: Longs, nbits: int, signed: int) -> int:
@@ -238,6 +266,8 @@ def validate(
     funcs: Words,
     globals_: Halves,
     tables: Bytes,
+    mems: Bytes,
+    tags: Words,
     valtypes: Bytes,
     stack: Bytes,
     locals_: Bytes,
@@ -255,6 +285,7 @@ def validate(
     blocks: Longs,
     labels: Words,
     tabled: Words,
+    catches: Words,
 ) -> int:
     """Validate and record the body that `state` names; return YES, or NO if it is for the validator's own walk."""
     end = state[END]
@@ -273,6 +304,7 @@ def validate(
     npairs = 0
     nlabels = 0
     ntables = 0
+    ncatches = 0
     sp = 0
     height = 0
     max_height = 0
@@ -347,14 +379,28 @@ def validate(
             sp += 1
         elif kind in (ACCESS, ATOMIC):
             align = buf[p]
-            imm = buf[p + 1]
-            p += 2
+            p += 1
+            memidx = 0
+            if align >= MEMORY_INDEX:
+                # Memories marked with 0 are for others: the feature is off, or their addresses are not the first's.
+                align -= MEMORY_INDEX
+                p = number(buf, p, state, 32, 0)
+                memidx = state[VALUE]
+                if p < 0 or not mems[memidx]:
+                    return NO
+            imm = buf[p]
+            p += 1
             if imm >= 128:
                 p = number(buf, p - 1, state, 64, 0)
                 imm = state[VALUE]
-            # A flag or a long number is for others, as are offsets beyond 32 bits.
+            # A longer number is for others, as are offsets beyond 32 bits.
             if p < 0 or align > details[op] or (kind == ATOMIC and align != details[op]) or imm >> 32 != 0:
                 return NO
+            if memidx > 0:
+                imm = memidx | imm << 32
+                if live:
+                    pairs[npairs] = nops
+                    npairs += 1
             sp = pop(stack, sp, height, unreachable, params[op])
             if sp < 0:
                 return NO
@@ -374,7 +420,7 @@ def validate(
                 stack[sp] = locals_[imm]
                 sp += 1
         elif kind == CONTROL:
-            if op == OP_END:
+            if op in (OP_END, OP_DELEGATE):
                 first = ctrl[c + RESULTS]
                 count = ctrl[c + NRESULTS]
                 sp = pop_list(stack, sp, height, unreachable, sigtypes, first, count)
@@ -382,7 +428,10 @@ def validate(
                     return NO
                 if count > MANY:
                     work += count
-                if ctrl[c + KIND] == OP_IF and not ctrl[c + ELSED]:
+                if op == OP_DELEGATE:
+                    if ctrl[c + KIND] != OP_TRY or ctrl[c + ELSED]:
+                        return NO
+                elif ctrl[c + KIND] == OP_IF and not ctrl[c + ELSED]:
                     if ctrl[c + NPARAMS] != count:
                         return NO
                     at = 0
@@ -397,6 +446,8 @@ def validate(
                     if ctrl[c + LIVE] or (blocks[b + TARGETED] and ctrl[c + KIND] != OP_LOOP):
                         live = 1
                 if depth == 0:
+                    if op == OP_DELEGATE:
+                        return NO
                     ops[nops] = op
                     imms[nops] = 0
                     offsets[nops] = pos
@@ -407,12 +458,25 @@ def validate(
                 closed = b
                 closed_kind = ctrl[c + KIND]
                 closed_elsed = ctrl[c + ELSED]
+                closed_number = ctrl[c + NUMBER]
                 depth -= 1
                 c -= CTRL
                 height = ctrl[c + HEIGHT]
                 unreachable = ctrl[c + UNREACHABLE]
                 b = BLOCK * ctrl[c + NUMBER]
                 sp = push_list(stack, sp, sigtypes, first, count)
+                if op == OP_DELEGATE:
+                    p = number(buf, p, state, 32, 0)
+                    if p < 0 or state[VALUE] > depth:
+                        return NO
+                    if closed >= 0:
+                        t = ctrl[CTRL * (depth - state[VALUE]) + NUMBER]
+                        fix = NTYPES + t
+                        catches[ncatches] = closed_number
+                        catches[ncatches + 1] = CATCH_DELEGATE
+                        catches[ncatches + 2] = NO_TAG
+                        catches[ncatches + 3] = t
+                        ncatches += CATCH
                 if closed >= 0:
                     recorded = 1
                     if blocks[closed + HAS_CALL]:
@@ -421,7 +485,7 @@ def validate(
                         blocks[b + HAS_LOOP] = 1
                     if closed_kind == OP_IF or closed_elsed or (blocks[closed + TARGETED] and closed_kind != OP_LOOP):
                         new = 1
-            elif op in (OP_BLOCK, OP_LOOP, OP_IF):
+            elif op in (OP_BLOCK, OP_LOOP, OP_IF, OP_TRY, OP_TRY_TABLE):
                 blocktype = buf[p]
                 p += 1
                 first = 0
@@ -452,6 +516,53 @@ def validate(
                     sp = pop(stack, sp, height, unreachable, I32)
                     if sp < 0:
                         return NO
+                if op == OP_TRY_TABLE:
+                    p = number(buf, p, state, 32, 0)
+                    left = state[VALUE]
+                    if p < 0 or left > MOST_CATCHES:
+                        return NO
+                    while left > 0:
+                        left -= 1
+                        clause = buf[p]
+                        p += 1
+                        tag = NO_TAG
+                        count = 0
+                        at = 0
+                        if clause < 2:
+                            p = number(buf, p, state, 32, 0)
+                            if p < 0:
+                                return NO
+                            tag = state[VALUE]
+                            at = sigs[3 * tags[tag]]
+                            count = sigs[3 * tags[tag] + 1]
+                        p = number(buf, p, state, 32, 0)
+                        if p < 0 or p > end or clause > 3 or state[VALUE] > depth:
+                            return NO
+                        t = CTRL * (depth - state[VALUE])
+                        label = ctrl[t + RESULTS]
+                        arity = ctrl[t + NRESULTS]
+                        if ctrl[t + KIND] == OP_LOOP:
+                            label = ctrl[t + PARAMS]
+                            arity = ctrl[t + NPARAMS]
+                        work += arity
+                        if arity != count + (clause & 1):
+                            return NO
+                        if clause & 1:
+                            arity = sigtypes[label + count]
+                            if arity == 0 or (arity != state[EXN] and arity != state[EXNREF]):
+                                return NO
+                        while count > 0:
+                            count -= 1
+                            if sigtypes[label + count] != sigtypes[at + count]:
+                                return NO
+                        if live:
+                            t = ctrl[t + NUMBER]
+                            blocks[BLOCK * t + TARGETED] = 1
+                            catches[ncatches] = nblocks
+                            catches[ncatches + 1] = clause
+                            catches[ncatches + 2] = tag
+                            catches[ncatches + 3] = t
+                            ncatches += CATCH
                 if nparams > 0:
                     sp = pop_list(stack, sp, height, unreachable, sigtypes, first, nparams)
                     if sp < 0:
@@ -476,6 +587,8 @@ def validate(
                     blocks[b + ELSE] = -1
                     blocks[b + TARGETED] = 0
                     blocks[b + HAS_CALL] = 0
+                    if op == OP_TRY_TABLE:
+                        blocks[b + HAS_CALL] = 1
                     blocks[b + HAS_LOOP] = 0
                     blocks[b + BASE] = height
                     blocks[b + DEPTH] = depth
@@ -487,30 +600,61 @@ def validate(
                 ctrl[c + HEIGHT] = height
                 ctrl[c + LIVE] = 0
                 ctrl[c + ELSED] = 0
+                ctrl[c + CAUGHT_ALL] = 0
                 sp = push_list(stack, sp, sigtypes, first, nparams)
                 if op == OP_LOOP:
                     new = 2
                 elif op == OP_IF:
                     new = 1
-            elif op == OP_ELSE:
-                if ctrl[c + KIND] != OP_IF or ctrl[c + ELSED]:
+            elif op in (OP_ELSE, OP_CATCH, OP_CATCH_ALL):
+                if op == OP_ELSE:
+                    if ctrl[c + KIND] != OP_IF or ctrl[c + ELSED]:
+                        return NO
+                elif ctrl[c + KIND] != OP_TRY or ctrl[c + CAUGHT_ALL]:
                     return NO
+                else:
+                    work += CATCH_WORK
                 sp = pop_list(stack, sp, height, unreachable, sigtypes, ctrl[c + RESULTS], ctrl[c + NRESULTS])
                 if sp != height:
                     return NO
+                work += ctrl[c + NRESULTS]
                 if live:
                     ctrl[c + LIVE] = 1
                 ctrl[c + ELSED] = 1
                 live = 0
                 if b >= 0:
                     live = 1
-                    blocks[b + ELSE] = nops
                 recorded = live
                 unreachable = 0
                 new = 1
-                sp = push_list(stack, sp, sigtypes, ctrl[c + PARAMS], ctrl[c + NPARAMS])
-                if ctrl[c + NPARAMS] + ctrl[c + NRESULTS] > MANY:
-                    work += ctrl[c + NPARAMS] + ctrl[c + NRESULTS]
+                first = ctrl[c + PARAMS]
+                count = ctrl[c + NPARAMS]
+                tag = NO_TAG
+                if op == OP_CATCH:
+                    p = number(buf, p, state, 32, 0)
+                    if p < 0:
+                        return NO
+                    imm = state[VALUE]
+                    tag = imm
+                    first = sigs[3 * tags[imm]]
+                    count = sigs[3 * tags[imm] + 1]
+                elif op == OP_CATCH_ALL:
+                    ctrl[c + CAUGHT_ALL] = 1
+                    count = 0
+                if b >= 0:
+                    if op != OP_CATCH:
+                        blocks[b + ELSE] = nops
+                    if op != OP_ELSE:
+                        catches[ncatches] = ctrl[c + NUMBER]
+                        catches[ncatches + 1] = AT_OPERATOR + CATCH_TAG
+                        if op == OP_CATCH_ALL:
+                            catches[ncatches + 1] = AT_OPERATOR + CATCH_ALL
+                        catches[ncatches + 2] = tag
+                        catches[ncatches + 3] = nops
+                        ncatches += CATCH
+                        blocks[b + HAS_CALL] = 1
+                sp = push_list(stack, sp, sigtypes, first, count)
+                work += count
             elif op in (OP_BR, OP_BR_IF):
                 p = number(buf, p, state, 32, 0)
                 if p < 0 or state[VALUE] > depth:
@@ -539,12 +683,12 @@ def validate(
                     t = ctrl[t + NUMBER]
                     blocks[BLOCK * t + TARGETED] = 1
                     fix = NTYPES + t
-            elif op in (OP_CALL, OP_CALL_INDIRECT):
+            elif op in (OP_CALL, OP_CALL_INDIRECT, OP_RETURN_CALL, OP_RETURN_CALL_INDIRECT):
                 p = number(buf, p, state, 32, 0)
                 if p < 0:
                     return NO
                 imm = state[VALUE]
-                if op == OP_CALL:
+                if op in (OP_CALL, OP_RETURN_CALL):
                     sig = 3 * funcs[imm]
                 else:
                     sig = 3 * imm
@@ -568,10 +712,19 @@ def validate(
                 sp = pop_list(stack, sp, height, unreachable, sigtypes, first, count)
                 if sp < 0:
                     return NO
-                sp = push_list(stack, sp, sigtypes, first + count, nresults)
                 if count + nresults > MANY:
                     work += count + nresults
-                new = 1
+                if op in (OP_CALL, OP_CALL_INDIRECT):
+                    sp = push_list(stack, sp, sigtypes, first + count, nresults)
+                    new = 1
+                else:
+                    dead = 1
+                    if nresults != own_nresults:
+                        return NO
+                    while nresults > 0:
+                        nresults -= 1
+                        if sigtypes[first + count + nresults] != sigtypes[own_results + nresults]:
+                            return NO
                 if b >= 0:
                     blocks[b + HAS_CALL] = 1
             elif op == OP_RETURN:
@@ -583,6 +736,35 @@ def validate(
                     work += own_nresults
             elif op == OP_UNREACHABLE:
                 dead = 1
+            elif op == OP_THROW:
+                dead = 1
+                p = number(buf, p, state, 32, 0)
+                if p < 0:
+                    return NO
+                imm = state[VALUE]
+                count = sigs[3 * tags[imm] + 1]
+                sp = pop_list(stack, sp, height, unreachable, sigtypes, sigs[3 * tags[imm]], count)
+                if sp < 0:
+                    return NO
+                work += count
+            elif op == OP_THROW_REF:
+                dead = 1
+                if sp > height:
+                    sp -= 1
+                    if stack[sp] == 0 or (stack[sp] != state[EXN] and stack[sp] != state[EXNREF]):
+                        return NO
+                elif not unreachable:
+                    return NO
+            elif op == OP_RETHROW:
+                dead = 1
+                p = number(buf, p, state, 32, 0)
+                if p < 0 or state[VALUE] > depth:
+                    return NO
+                t = CTRL * (depth - state[VALUE])
+                if ctrl[t + KIND] != OP_TRY or not ctrl[t + ELSED]:
+                    return NO
+                if live:
+                    fix = NTYPES + ctrl[t + NUMBER]
             elif op == OP_BR_TABLE:
                 dead = 1
                 sp = pop(stack, sp, height, unreachable, I32)
@@ -779,5 +961,7 @@ def validate(
     state[NPAIRS] = npairs
     state[NBLOCKS] = nblocks
     state[NTABLES] = ntables
+    state[NCATCHES] = ncatches
+    state[NLABELS] = nlabels
     state[MAX_HEIGHT] = max_height
     return YES

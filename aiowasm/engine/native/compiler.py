@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Callable, Generator
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from aiowasm.engine.native.compiled import Compiled, Layout, landings
@@ -23,7 +24,6 @@ from aiowasm.engine.native.rules import RULES, Site
 from aiowasm.engine.native.stencils import C32, C64, CF, KEPT, LOADED, NEAR, PAD, F, R, Stencils, V, slot
 from aiowasm.engine.native.treatment import (
     COMPARE1,
-    COMPARE2,
     CONST32,
     CONST64,
     CONSTF,
@@ -35,7 +35,6 @@ from aiowasm.engine.native.treatment import (
     LOAD,
     LOOP,
     NOP,
-    SET,
     STORE,
     TEE,
     TREATMENTS,
@@ -175,14 +174,14 @@ class Compiler:
                 places.append(at)
                 at += 2 if valtype is _V128 else 1
             self.places, self.nlocals = places, at
-        self.nparams = slots_of(tuple(locals_[i] for i in range(record.nparams)))
+        self.nparams = slots_of(tuple(islice(locals_, record.nparams)))
         self.narrow = bool(validated.mems) and validated.mems[0].addrtype is AddressType.I32
         """Whether addresses of memory 0 are i32."""
         self.slots = len(locals_) + record.max_height + SLOTS_PER_FRAME
         self.dead = False
-        self.segments = iter(record.cost)
-        self.segment = next(self.segments)
-        """The operator that the current segment of fuel ends with; the last one is as good as that."""
+        self.segments = iter(record.cost.items())
+        self.segment, self.units = next(self.segments)
+        """The operator that ends a segment of fuel (or the function), and what the next segment costs."""
         self.tried = -1
         """The last loop that was looked at."""
         self.kept: dict[Any, int] = {}
@@ -215,13 +214,16 @@ class Compiler:
 
     def flush(self, low: int) -> None:
         """Make operands from *low* on canonical, and take lower ones out of registers."""
-        stack, nlocals = self.stack, self.nlocals
+        stack, nlocals, store = self.stack, self.nlocals, self.stencils.store
         top = len(stack)
         # Of a deep stack only the top can be lazy, or all of it if it has just become deep.
         for at in range(0 if top <= _LAZY + _PUSHED else top - _PUSHED, top):
-            entry = stack[at]
-            if entry != nlocals + at and (at >= low or entry < 0):
-                self._settle(at)
+            entry, place = stack[at], nlocals + at
+            if entry != place and (at >= low or entry < 0):
+                self.out += store[entry, place]
+                stack[at] = place
+                if entry == V:
+                    stack[at + 1] = place + 1
 
     def push_slots(self, count: int) -> None:
         """Push *count* canonical slots."""
@@ -364,7 +366,7 @@ class Compiler:
             self.spill(F)
             self.out += self.stencils.fragment["check", "HA", cost]
         elif cost:
-            self.out += self.stencils.charge[cost,]
+            self.out += self.stencils.charge[cost]
 
     # The walk
 
@@ -410,9 +412,7 @@ class Compiler:
         self.out += stencils.fragment["enter", "HA", self.slots, "HB", self.record.cost[-1]]
         extra = self.nlocals - self.nparams
         if 0 < extra <= 8:
-            self.out += stencils.raw("zeroA")
-            for at in range(self.nparams, self.nlocals):
-                self.out += stencils.patch("zero", True, {"HA": slot(at)})[0]
+            self.out += stencils.zeros[self.nparams, extra]
         elif extra:
             self.out += stencils.fragment["zeros", "HA", slot(self.nparams), "WA", extra]
 
@@ -423,7 +423,7 @@ class Compiler:
         first, and makes no calls where it is simple.
         """
         record = self.record
-        ops, cost, checks, last = record.ops, record.cost, record.checks, len(record.ops) - 1
+        ops, checks, last = record.ops, record.checks, len(record.ops) - 1
         immediates: list[Any] = record.immediates
         stencils, stack, places, kept = self.stencils, self.stack, self.places, self.kept
         code, store, treatment = stencils.code, stencils.store, treatment_of(stencils)
@@ -434,10 +434,10 @@ class Compiler:
         shallow = 2 * record.max_height <= _LAZY
         while index < stop:
             while self.segment < index:
-                self.segment = next(self.segments, last)
-            end = self.segment
-            pause = min(stop, end + 1)
-            while index < pause:
+                self.segment, self.units = next(self.segments, (last, 0))
+            end, units = self.segment, self.units
+            following = end + 1 if end < stop else stop
+            for index in range(index, following):  # noqa: B020, PLR1704
                 op = ops[index]
                 kind = treatment[op]
                 if marks is not None:
@@ -481,7 +481,7 @@ class Compiler:
                         self._settle(stack.index(R))
                     out += code[op, first, second]
                     stack[-1] = R
-                elif kind in (SET, TEE):
+                elif kind <= TEE:  # or SET
                     if simple:
                         local = immediates[index]
                         entry = stack.pop()
@@ -496,30 +496,17 @@ class Compiler:
                             stack.append(local if entry < 0 and self.is_pushed_upon(index) else entry)
                     else:
                         self.set_local(immediates[index], kind == TEE, index)
-                elif kind in (COMPARE2, COMPARE1):
+                elif kind <= COMPARE1:  # or COMPARE2
                     left, right = self.compared(kind, op)
-                    sense, following = True, index + 1
-                    if following <= end:
-                        if ops[following] == _EQZ and following < end:
-                            sense, following = False, following + 1
-                        follower = ops[following]
-                        if follower == _BR_IF_CODE:
-                            label = self.labels[immediates[following].depth]
-                            if not label.arity:
-                                self.branch_to(label, self.fused(op, left, right, sense))
-                                if marks is not None:
-                                    marks.extend([len(out)] * (following - index))
-                                index = following + 1
-                                continue
-                        elif follower == _IF_CODE:
-                            self.flush(0)
-                            label = self.open(immediates[following])
-                            label.otherwise = self.fused_if(op, left, right, not sense)
-                            if marks is not None:
-                                marks.extend([len(out)] * (following - index))
-                            index = following + 1
-                            continue
-                    if len(stack) <= _LAZY and R in stack:
+                    is_next = index + 1 == end
+                    if (is_next or (index + 2 == end and ops[index + 1] == _EQZ)) and self.takes_comparison(
+                        end, op, left, right, is_next
+                    ):
+                        if marks is not None:
+                            marks.extend([len(out)] * (end - index))
+                        following = end + 1
+                        break
+                    if (shallow or len(stack) <= _LAZY) and R in stack:
                         self._settle(stack.index(R))
                     out += code[op, left, right] if right is not None else code[op, left]
                     stack.append(R)
@@ -582,12 +569,12 @@ class Compiler:
                         stack.append(F)
                 if not shallow and len(stack) > _LAZY:
                     self.flush(0)
-                index += 1
-            if index > end and end in cost and ops[end] != _LOOP_CODE:
+            index = following
+            if index > end and ops[end] != _LOOP_CODE:
                 if end in checks:
-                    self.charge(end, cost[end])
-                elif cost[end]:
-                    out += charge[cost[end],]
+                    self.charge(end, units)
+                elif units:
+                    out += charge[units]
         return index
 
     def loop(self, index: int) -> Generator[None, None, int]:
@@ -756,10 +743,19 @@ class Compiler:
         found: tuple[bytes, tuple[int, ...]] = self.stencils.branch[op, first, second, ".t" if sense else ".f"]
         return found
 
-    def fused_if(self, op: int, first: int, second: int | None, sense: bool) -> int:
-        """A comparison and a branch to an else that is not known yet; returns its fixup."""
-        code, targets = self.fused(op, first, second, sense)
-        return self.open_branch(code, targets)
+    def takes_comparison(self, taker: int, op: int, first: int, second: int | None, sense: bool) -> bool:
+        """Compile operator *taker* if it branches without values: on a comparison, as *sense*. False: it does not."""
+        ops, immediate = self.record.ops, self.record.immediates[taker]
+        block: Any = immediate
+        if ops[taker] == _IF_CODE:
+            self.flush(0)
+            label = self.open(block)
+            label.otherwise = self.open_branch(*self.fused(op, first, second, not sense))
+            return True
+        if ops[taker] != _BR_IF_CODE or self.labels[block.depth].arity:
+            return False
+        self.branch_to(self.labels[block.depth], self.fused(op, first, second, sense))
+        return True
 
     def open_branch(self, code: bytes, targets: tuple[int, ...]) -> int:
         """Append code with a branch; returns the branch's fixup."""

@@ -141,7 +141,7 @@ def _br(self: Compiler, _op: int, block: Block, _index: int) -> None:
     label = self.labels[block.depth]
     if label.arity:
         self.move(label)
-    self.jump(label)
+    self.branch_to(label, self.stencils.encoding.jump)
     self.dead = True
 
 
@@ -241,9 +241,11 @@ def _call(self: Compiler, op: int, funcidx: int, _index: int) -> None:
     if funcidx < imported:
         self.out += self.stencils.fragment["call_import", "HA", frame, "HB", self.layout.imports + 8 * funcidx]
     else:
-        self.out += self.stencils.fragment["call", "HA", frame, "HB", 8 * (funcidx - imported)]
+        self.out += self.stencils.call[frame, 8 * (funcidx - imported)]
     del stack[base:]
-    if results:
+    if results == 1:
+        stack.append(self.nlocals + base)
+    elif results:
         self.push_slots(results)
 
 

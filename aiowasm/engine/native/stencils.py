@@ -47,6 +47,7 @@ _MASK64: Final = (1 << 64) - 1
 _MEMO_ENTRIES: Final = 200_000
 
 
+_STORES: Final = {R: "stR", F: "stF", V: "stV"}
 _HOLES: Final = tuple(("H" + letter, "K" + letter, "W" + letter) for letter in "ABC")
 """Where an operand goes: a slot, a constant, the lower half of a constant."""
 
@@ -61,7 +62,7 @@ class Memo(dict[Any, Any]):
     def __missing__(self, key: Any) -> Any:
         if len(self) > _MEMO_ENTRIES:
             self.clear()
-        value = self[key] = self._make(*key)
+        value = self[key] = self._make(*key) if isinstance(key, tuple) else self._make(key)
         return value
 
 
@@ -107,6 +108,9 @@ class Stencils:
         self.vector = Memo(self._vector)
         self.unchecked = Memo(self._unchecked)
         """As `vector`, for results of which nothing can tell which NaN they are."""
+        self.call = Memo(self._call)
+        self.zeros = Memo(self._zeros)
+        """Code that clears slots: the first, and how many."""
         self.charge = Memo(self.encoding.charge)
         self.takes_kept = Memo(self._takes_kept)
         self.float = Memo(self._float)
@@ -222,17 +226,24 @@ class Stencils:
 
     def _store(self, entry: int, index: int) -> bytes:
         """Code that puts an entry of any type but v128 constants into a slot."""
-        values = {"HA": slot(index)}
+        place = slot(index)
+        if 0 <= entry < C32:
+            return self.patch("mov", True, {"HA": place, "HB": slot(entry)})[0]
         if entry >= C32:
             bits = (entry - CF if entry >= CF else entry - C64 if entry >= C64 else entry - C32) & _MASK64
             # The upper half of an i32 means nothing, so that every i32 fits.
             value = signed(bits & 0xFFFFFFFF, 32) if entry < C64 else signed(bits, 64)
             if -(1 << 31) <= value < 1 << 31:
-                return self.patch("stC", True, values | {"KB": value})[0]
-            return self.patch("imm64S", True, values | {"HQ": value})[0]
-        if entry >= 0:
-            return self.patch("mov", True, values | {"HB": slot(entry)})[0]
-        return self.patch({R: "stR", F: "stF", V: "stV"}[entry], True, values)[0]
+                return self.patch("stC", True, {"HA": place, "KB": value})[0]
+            return self.patch("imm64S", True, {"HA": place, "HQ": value})[0]
+        return self.patch(_STORES[entry], True, {"HA": place})[0]
+
+    def _call(self, frame: int, place: int) -> bytes:
+        return self.patch("call", False, {"HA": frame, "HB": place})[0]
+
+    def _zeros(self, first: int, count: int) -> bytes:
+        clears = [self.patch("zero", True, {"HA": slot(at)})[0] for at in range(first, first + count)]
+        return self.raw("zeroA") + b"".join(clears)
 
     def _fragment(self, name: str, *values: int | str) -> bytes:
         """A fragment with holes given as name, value, name, value ...; displacements keep their size."""

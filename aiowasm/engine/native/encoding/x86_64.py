@@ -6,8 +6,7 @@ import ctypes
 import struct
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from aiowasm.engine.native.encoding.base import Encoding, Hole, Kept, Patched
 from aiowasm.engine.native.encoding.x86_64_integers import IntegerCode
@@ -15,6 +14,9 @@ from aiowasm.engine.native.encoding.x86_64_integers import IntegerCode
 __all__ = ("X86",)
 
 _Patch = tuple[Callable[..., None], int, str, int]
+_Shape = tuple[bytes, list[_Patch], tuple[int, ...]]
+_Shrinkable = tuple[tuple[int, str, int], ...]
+"""Holes that may shrink to a byte: the bit that says so, symbol, addend."""
 _BYTE, _WORD, _SIGNED, _QUAD = (struct.Struct(format_).pack_into for format_ in ("<b", "<I", "<i", "<q"))
 _ABSOLUTE_64: Final = 1
 _SIGNED_32: Final = 11
@@ -67,9 +69,8 @@ class X86(Encoding):
 
     def __init__(self, code: dict[str, bytes], holes: Mapping[str, Sequence[Hole]], fixed: frozenset[str]) -> None:
         super().__init__(code, holes, fixed)
-        self._shapes: dict[tuple[str, int, Kept], tuple[bytes, list[_Patch], tuple[int, ...]]] = {}
-        self._shrinkable: dict[str, tuple[tuple[int, str, int], ...]] = {}
-        """By the name of a stencil, those of its holes that may shrink: a bit of `narrow`, symbol, addend."""
+        self._known: dict[str, tuple[_Shrinkable, dict[Any, _Shape]]] = {}
+        """What was found out about a stencil, by its name: what may shrink in it, and how it is patched then."""
         self._vex = code[_ADDITION][0] == _VEX
         """Whether instructions of floats have the VEX encoding: in one blob all of them, in the other none."""
 
@@ -79,17 +80,19 @@ class X86(Encoding):
         Raises:
             struct.error: If a value does not fit its hole.
         """
-        narrow = 0
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = (self._shrinkable(name), {})
+        shrinkable, shapes = known
+        narrow: Any = 0
         if shrink:
-            shrinkable = self._shrinkable.get(name)
-            if shrinkable is None:
-                shrinkable = self._shrinkable[name] = self._find_shrinkable(name)
             for bit, symbol, addend in shrinkable:
                 if -128 <= values[symbol] + addend < 128:
                     narrow |= bit
-        shape = self._shapes.get((name, narrow, kept))
+        key = (narrow, kept) if kept else narrow
+        shape = shapes.get(key)
         if shape is None:
-            shape = self._shapes[name, narrow, kept] = self._shape(name, narrow, dict(kept))
+            shape = shapes[key] = self._shape(name, narrow, dict(kept))
         code, patches, targets = shape
         if not patches:
             return code, targets
@@ -98,7 +101,7 @@ class X86(Encoding):
             put(copy, offset, values[symbol] + addend)
         return bytes(copy), targets
 
-    def _find_shrinkable(self, name: str) -> tuple[tuple[int, str, int], ...]:
+    def _shrinkable(self, name: str) -> _Shrinkable:
         if name in self.fixed:
             return ()
         return tuple(
@@ -170,8 +173,10 @@ class X86(Encoding):
 
     def fix_each(self, out: bytearray, fixups: Sequence[int], target: int, nbytes: int) -> None:
         """Make the branches at *fixups* lead to *target* and to what follows it, each *nbytes* farther."""
-        for distance, fixup in zip(count(target - 4, nbytes), fixups, strict=False):
-            _SIGNED(out, fixup, distance - fixup)
+        behind = target - 4
+        for fixup in fixups:
+            _SIGNED(out, fixup, behind - fixup)
+            behind += nbytes
 
     @staticmethod
     def stubs(count: int, lazy: int) -> bytes:

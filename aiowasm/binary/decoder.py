@@ -449,12 +449,18 @@ class _Decoder:
         """Read `count` indices."""
         numbers: array[int] = array("I")
         data, end, pos = self.data, self.end, self.pos
-        for number in range(count):
-            if pos >= end:
-                raise self.error("unexpected end of section or function", pos)
-            value, pos = read_u(data, pos, 32)
-            numbers.append(value)
-            if number & _NUMBERS_PER_STEP == _NUMBERS_PER_STEP:
+        while (left := count - len(numbers)) > 0:
+            some = data[pos : min(pos + min(left, _NUMBERS_PER_STEP), end)]
+            if some and some.isascii():  # types are mostly single bytes, which are taken many at a time
+                numbers.extend(some)
+                pos += len(some)
+            else:
+                for _ in range(min(left, _NUMBERS_PER_STEP)):
+                    if pos >= end:
+                        raise self.error("unexpected end of section or function", pos)
+                    value, pos = read_u(data, pos, 32)
+                    numbers.append(value)
+            if left > _NUMBERS_PER_STEP:
                 yield
         self.check_end(pos)
         self.pos = pos
@@ -463,8 +469,10 @@ class _Decoder:
     def data_section(self, places: array[int]) -> Steps[None]:
         count = self.count("MAX_DATA_SEGMENTS")
         while (left := count - len(self.datas)) > 0:
-            self.pos = read_plain(self.data, self.pos, self.end, min(left, _PLAIN_PER_STEP), places, self.datas)
-            if len(self.datas) < count:
+            before = self.pos
+            self.pos = read_plain(self.data, before, self.end, min(left, _PLAIN_PER_STEP), places, self.datas)
+            # Who writes one that is not plain may write many.
+            for _ in range(min(count - len(self.datas), 1 if self.pos > before else _OBJECTS_PER_STEP)):
                 places.append(self.pos)
                 yield from self.one_data()
             yield
@@ -490,6 +498,7 @@ class _Decoder:
         data, end = self.data, self.end
         count = self.count("MAX_FUNCTIONS")
         pos = self.pos
+        add_start, add_end = self.starts.append, self.ends.append
         for number in range(count):
             if pos >= end:
                 raise self.error("unexpected end of section or function", pos)
@@ -502,8 +511,8 @@ class _Decoder:
                 raise InvalidError(
                     f"function too large: MAX_FUNCTION_NBYTES is {limits.MAX_FUNCTION_NBYTES:,}", offset=start
                 )
-            self.starts.append(start)
-            self.ends.append(pos)
+            add_start(start)
+            add_end(pos)
             if number & _NUMBERS_PER_STEP == _NUMBERS_PER_STEP:
                 yield
         self.pos = pos

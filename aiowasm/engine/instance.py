@@ -11,13 +11,14 @@ from weakref import WeakKeyDictionary
 
 from aiowasm.binary.names import decode_names_steps
 from aiowasm.engine.func import FuncInst
+from aiowasm.engine.segments import NO_DATAS
 
 if TYPE_CHECKING:
     from aiowasm.engine.global_ import GlobalInst
     from aiowasm.engine.heap import Heap
     from aiowasm.engine.instantiate import Import
     from aiowasm.engine.memory import MemInst
-    from aiowasm.engine.segments import DataInst, ElemInst
+    from aiowasm.engine.segments import ElemInst
     from aiowasm.engine.table import TableInst
     from aiowasm.engine.tag import TagInst
     from aiowasm.syntax.matching import DefType
@@ -89,7 +90,7 @@ class ModuleInst:
         self.globals: Sequence[GlobalInst] = ()
         self.tags: Sequence[TagInst] = ()
         self.elems: Sequence[ElemInst] = ()
-        self.datas: Sequence[DataInst] = ()
+        self.datas = NO_DATAS
 
     def entity(self, export: Export) -> Import:
         """Return what *export*, one of its module's, stands for."""

@@ -19,13 +19,12 @@ from aiowasm.engine.heap import Heap
 from aiowasm.engine.instance import ModuleInst
 from aiowasm.engine.interpreter.constants import evaluate
 from aiowasm.engine.memory import DEFAULT_MAX_NBYTES, MemInst
-from aiowasm.engine.segments import DataInst, ElemInst, Funcrefs
+from aiowasm.engine.segments import DataInsts, ElemInst, Funcrefs
 from aiowasm.engine.table import TableInst
 from aiowasm.engine.tag import TagInst
-from aiowasm.errors import Trap
 from aiowasm.limits import MAX_TABLE_ELEMENTS
 from aiowasm.syntax.code import constant_number
-from aiowasm.syntax.module import Data, Datas, Elem, Expr
+from aiowasm.syntax.module import Datas, Elem, Expr
 from aiowasm.syntax.steps import Steps, finish
 from aiowasm.syntax.types import AddressType, NumType, ValType
 from aiowasm.validation.code import validate_expr
@@ -42,10 +41,6 @@ _PLAIN_PER_STEP: Final = 1000
 _STEP_NBYTES: Final = 1 << 20
 
 Import = FuncInst | TableInst | MemInst | GlobalInst | TagInst
-
-
-_DROPPED: Final = DataInst(b"")
-"""What active data segments are once they are written, which is before anything can use them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +114,8 @@ class _Instantiation:
         for elemidx, elem in enumerate(module.elems):
             elems.append(ElemInst(validated.elems[elemidx], (yield from self.references(elem, elemidx))))
         instance.elems = tuple(elems)
-        datas = [_DROPPED] * len(module.datas)
-        for done, number in enumerate(_unusual(module.datas)):
-            data = module.datas[number]
-            if data.mode is None:
-                datas[number] = DataInst(data.view)
-            if not done % _PER_STEP:
-                yield
-        instance.datas = tuple(datas)
+        if module.datas:
+            instance.datas = DataInsts(module.datas)
 
     def initialise(self) -> Steps[None]:
         instance, module = self.instance, self.module
@@ -141,18 +130,15 @@ class _Instantiation:
         number, datas = 0, module.datas
         try:
             while number < len(datas):
-                number = self.write_plain(number)
-                if number < len(datas):
-                    yield from self.write(datas[number])
+                before, number = number, self.write_plain(number)
+                for _ in range(min(len(datas) - number, 1 if number > before else _PER_STEP)):
+                    data = datas[number]
+                    if data.mode is not None:
+                        yield from self.write(data.view, *data.mode)
                     number += 1
                 yield
-        except Trap:
-            # What is left in a table or a memory of another instance can still use those behind.
-            instance.datas = tuple(
-                DataInst(data.view) if at >= number and data.mode is not None else data_instance
-                for at, (data, data_instance) in enumerate(zip(datas, instance.datas, strict=True))
-            )
-            raise
+        finally:
+            instance.datas.written = number
 
     def write_plain(self, number: int) -> int:
         """Copy plain data segments into memory 0, from *number* on; return the first one that `write` has to look at.
@@ -175,22 +161,14 @@ class _Instantiation:
             number += 1
         return number
 
-    def write(self, data: Data) -> Steps[None]:
-        """Copy a data segment into its memory, if it is active."""
-        if data.mode is None:
-            return
-        memidx, offset = data.mode
+    def write(self, init: memoryview, memidx: int, offset: Expr) -> Steps[None]:
+        """Copy an active data segment into its memory."""
         memory = self.instance.mems[memidx]
-        start, init = self.value(offset, _address(memory.addrtype)), data.view
+        start = self.value(offset, _address(memory.addrtype))
         for at in _pieces(start, len(init), len(memory.view), _STEP_NBYTES):
             memory.init(start + at.start, init, at.start, at.stop - at.start)
             if len(init) * _PER_STEP >= 8 * _STEP_NBYTES:
                 yield
-
-
-def _unusual(datas: Sequence[Data]) -> Sequence[int]:
-    """Indices of the segments that may be passive."""
-    return datas.others if isinstance(datas, Datas) else range(len(datas))
 
 
 def _pieces(start: int, count: int, size: int, most: int) -> Iterator[range]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Final, overload
 
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.heap import Reference
+from aiowasm.syntax.module import Data
 from aiowasm.syntax.types import RefType
 
 if TYPE_CHECKING:
     from aiowasm.engine.instance import ModuleInst
 
-__all__ = ("DataInst", "ElemInst", "Funcrefs")
+__all__ = ("NO_DATAS", "DataInst", "DataInsts", "ElemInst", "Funcrefs")
 
 
 class DataInst:
@@ -27,6 +28,30 @@ class DataInst:
     def drop(self) -> None:
         """Free the bytes. Spec: `data.drop`."""
         self.data = b""
+
+
+class DataInsts(dict[int, DataInst]):
+    """The data segments of an instance; each is made when it is first asked for, which few ever are.
+
+    Active ones are dropped once they are written: those before `written`, where instantiation ended. What it left in
+    tables of other instances can still use those behind.
+    """
+
+    __slots__ = ("datas", "written")
+
+    def __init__(self, datas: Sequence[Data]) -> None:
+        super().__init__()
+        self.datas = datas
+        self.written = 0
+
+    def __missing__(self, dataidx: int) -> DataInst:
+        data = self.datas[dataidx]
+        made = self[dataidx] = DataInst(data.view if data.mode is None or dataidx >= self.written else b"")
+        return made
+
+
+NO_DATAS: Final = DataInsts(())
+"""Those of the many instances that have none."""
 
 
 class Funcrefs(Sequence[FuncInst]):

@@ -53,10 +53,12 @@ def read_s(buffer: Buffer, pos: int, bits: int) -> tuple[int, int]:
                     raise MalformedError("integer too large", offset=start)
                 if byte & 0x80:
                     raise MalformedError("integer representation too long", offset=start)
+            if byte < 0x40:
+                return result | byte << shift, pos
+            if byte < 0x80:
+                return result + (byte - 0x80 << shift), pos
             result |= (byte & 0x7F) << shift
             shift += 7
-            if byte < 0x80:
-                return (result - (1 << shift) if byte & 0x40 else result), pos
     except IndexError:
         raise MalformedError("unexpected end", offset=len(buffer)) from None
 

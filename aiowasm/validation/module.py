@@ -137,9 +137,12 @@ def _shell(context: ValidatedModule) -> Generator[None, None, None]:
     yield from _imports(context)
     context.nimported_funcs = len(context.funcs)
     context.nimported_globals = len(context.globals)
+    known: set[int] = set()
     for number, typeidx in enumerate(module.funcs.typeidxs):
-        context.place = (3, number)
-        context.func_comptype(typeidx)
+        if typeidx not in known:
+            context.place = (3, number)
+            context.func_comptype(typeidx)
+            known.add(typeidx)
         context.funcs.append(context.deftypes[typeidx])
         if number % 2000 == 0:
             yield

@@ -94,6 +94,10 @@ class Arena:
                 del _bases[at]
             generation[0] += 1
 
+    def close(self) -> None:
+        """Add no more code: another process does."""
+        self._used = self.nbytes
+
     def fits(self, nbytes: int) -> bool:
         """Whether *nbytes* more can be added."""
         return self._used + nbytes <= self.nbytes
@@ -114,6 +118,16 @@ _arenas: WeakValueDictionary[int, Arena] = WeakValueDictionary()
 _bases: list[int] = []
 generation = [0]
 """Counts arenas that are gone: what is remembered by address must be forgotten then."""
+
+
+def _forked() -> None:
+    """In the child of a fork: its pages of code are its parent's and siblings' too, so it leaves them as they are."""
+    for arena in list(_arenas.values()):
+        arena.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def find(address: int) -> tuple[int, Any, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import threading
 from array import array
 from collections.abc import Callable, Generator
@@ -80,15 +81,22 @@ class _Scratch:
     """Where the walk writes: one for all modules, in pages that exist once they are written to."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.renew_lock()
+        if hasattr(os, "register_at_fork"):
+            # Whoever held it is not there in the child.
+            os.register_at_fork(after_in_child=self.renew_lock)
         self.views: dict[str, memoryview[int]] = {}
         self.places: list[int] = []
         for name, (kind, count) in _SCRATCH.items():
             nbytes = count * array(kind).itemsize
-            area = mmap.mmap(-1, nbytes)
+            area = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             view: Any = memoryview(area)[:nbytes].cast(kind)  # type: ignore[call-overload]
             self.views[name] = view
             self.places += [ctypes.addressof(ctypes.c_char.from_buffer(area)), count]
+
+    def renew_lock(self) -> None:
+        """Have a lock that nobody holds."""
+        self.lock = threading.Lock()
 
 
 class _Machine:

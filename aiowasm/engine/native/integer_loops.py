@@ -99,34 +99,36 @@ class _Loop:
 
     def walk(self, start: int) -> Generator[None, None, None]:
         """Make the code of all operators; raises `NotTaken`, and then nothing has happened."""
-        values, code = self.values, self.code
+        values, code, treatment, end = self.values, self.code, self.treatment, self.block.end
+        ops, cost, marks = self.record.ops, self.record.cost, self.marks
         values.index = start
-        code.charge(self.record.cost[start])
+        code.charge(cost[start])
         self.pause = code.branch(_NEGATIVE)
         values.start()
         index, work = start + 1, 0
-        while index < self.block.end:
+        while index < end:
             values.index = index
-            self.marks.append(len(code.out))
+            marks.append(len(code.out))
             following = self.operator(index)
-            self.marks.extend([len(code.out)] * (following - index - 1))
+            while len(marks) < following - start - 1:
+                marks.append(len(code.out))
             index = following
-            if self.record.cost.get(index - 1):
-                code.charge(self.record.cost[index - 1])
-            work += _BRANCH if self.treatment[self.record.ops[index - 1]] in BARRIERS else 1
+            if units := cost.get(index - 1):
+                code.charge(units)
+            work += _BRANCH if treatment[ops[index - 1]] in BARRIERS else 1
             if work >= _STEP:
                 work = 0
                 yield
-        self.marks.append(len(code.out))
+        marks.append(len(code.out))
         if not self.dead:
             values.index = index
             values.leave_slots(len(self.block.results), values.base, keep_locals=True)
 
     def operator(self, index: int) -> int:
         """Make the code of an operator, or of several at once; returns the index of the next."""
-        op = self.record.ops[index]
-        kind, immediate = self.treatment[op], self.record.immediates[index]
-        values = self.values
+        record, values = self.record, self.values
+        op, immediate = record.ops[index], record.immediates[index]
+        kind = self.treatment[op]
         local: Any = immediate
         if kind == c.GET:
             values.push(values.locals[local])
@@ -196,8 +198,9 @@ class _Loop:
                 value.register = -1
             values.release(value)
         result = Value(wide)
+        result.references = 1
         values.take(register, result)
-        values.push(result)
+        values.stack.append(result)
 
     def compute(self, op: int, immediate: Any, index: int) -> None:
         operation = ROWS[op]

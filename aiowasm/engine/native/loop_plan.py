@@ -107,7 +107,7 @@ def plan_loop(
         return None
     if not _INTEGERS.issuperset(block.results):
         return None
-    ops, immediates = record.ops, record.immediates
+    ops, immediates, checks = record.ops, record.immediates, record.checks
     accesses: dict[int, list[int]] = {}
     reads, stored, transient, barriers = set(), set(), set(), []
     needs_count = False
@@ -134,11 +134,11 @@ def plan_loop(
         elif op in ROWS:
             if not _is_taken(validated, op, immediate, code):
                 return None
-            if before not in _CONSTANTS and code.needs_count_register(ROWS[op].operator):
+            if not needs_count and before not in _CONSTANTS and code.needs_count_register(ROWS[op].operator):
                 needs_count = True
         elif kind not in _PLAIN:
             return None
-        if index in record.checks:
+        if index in checks:
             return None
         before = kind
     barriers.append(end)
@@ -186,8 +186,9 @@ def _ranked(record: FunctionRecord, block: Block, treatment: Sequence[int], stor
     ops, immediates = record.ops, record.immediates
 
     def take(count: int) -> None:
-        for _ in range(min(count, len(stack))):
+        while count and stack:
             origin = stack.pop()
+            count -= 1
             if origin >= 0:
                 worth[origin] = worth.get(origin, 0) + (_SET if origin in stored else _ONLY_READ)
 

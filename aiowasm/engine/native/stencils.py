@@ -44,7 +44,7 @@ NEAR: Final = (1 << 31) - 64
 """The largest offset of a load or store that fits an instruction."""
 
 _MASK64: Final = (1 << 64) - 1
-_MEMO_ENTRIES: Final = 200_000
+_MEMO_ENTRIES: Final = 100_000
 
 
 _STORES: Final = {R: "stR", F: "stF", V: "stV"}
@@ -149,7 +149,8 @@ class Stencils:
     def _usual(self, code: int, address: int, value: int | None, immediate: Any) -> tuple[bytes, int] | None:
         if isinstance(immediate, tuple) or immediate > NEAR:
             return None
-        made, targets = self._access(code, address, value, ("", immediate, WIDTHS[code], 0))
+        entries = (address,) if value is None else (address, value)
+        made, targets = self._select(f"{code:x}", "", entries, ("", immediate, WIDTHS[code], 0))
         return (made, targets[0]) if len(targets) == 1 else None
 
     def _branch(self, code: int, a: int, b: int | None, sense: str) -> tuple[bytes, tuple[int, ...]]:

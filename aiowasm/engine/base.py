@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aiowasm.engine.memory import MemInst
     from aiowasm.engine.table import TableInst
     from aiowasm.errors import FrameInfo, Trap
+    from aiowasm.syntax.steps import Steps
     from aiowasm.syntax.types import GlobalType, MemType, TableType
     from aiowasm.validation.module import ValidatedModule
 
@@ -165,7 +166,10 @@ class Engine(Protocol):
     def global_(self, globaltype: GlobalType, value: Any) -> GlobalInst:
         """Return a new global that instances of this engine can use."""
 
-    def bind(self, instance: ModuleInst) -> None:
+    def prepare_steps(self, validated: ValidatedModule) -> Steps[None]:
+        """Make ready what all instances of a module share, before anything of an instance is made."""
+
+    def bind_steps(self, instance: ModuleInst) -> Steps[None]:
         """Make the functions of a newly allocated *instance* callable; no code is compiled yet."""
 
     def call(

@@ -71,6 +71,7 @@ class _Instantiation:
 
     def allocate(self, imports: Sequence[Import]) -> Steps[None]:
         instance, module, validated = self.instance, self.module, self.validated
+        yield from self.engine.prepare_steps(validated)
         tables, mems, globals_, tags = list[TableInst](), list[MemInst](), list[GlobalInst](), list[TagInst]()
         spaces: dict[type, list[Any]] = {TableInst: tables, MemInst: mems, GlobalInst: globals_, TagInst: tags}
         for entity in imports:
@@ -96,7 +97,7 @@ class _Instantiation:
             tables.append(self.engine.table(tabletype, init, self.bounds.table_elements))
             yield
         instance.tables = tuple(tables)
-        self.engine.bind(instance)
+        yield from self.engine.bind_steps(instance)
 
     def references(self, elem: Elem, elemidx: int) -> Steps[Sequence[Any]]:
         if isinstance(elem.init, array):

@@ -17,6 +17,7 @@ from aiowasm.engine.func import FuncInst
 from aiowasm.engine.heap import I31
 from aiowasm.engine.instance import ModuleInst
 from aiowasm.errors import FrameInfo, TrapCode
+from aiowasm.syntax.steps import Steps
 
 __all__ = ("Record", "Recording", "state_of")
 
@@ -77,10 +78,10 @@ class Recording:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def bind(self, instance: ModuleInst) -> None:
+    def bind_steps(self, instance: ModuleInst) -> Steps[None]:
         """Make an instance known."""
         self.instances.append(instance)
-        self.engine.bind(instance)
+        return self.engine.bind_steps(instance)
 
     def call(self, func: FuncInst, arguments: tuple[Any, ...], **limits: int) -> _Watched:
         """An execution that is written down when it is over."""

@@ -124,7 +124,7 @@ def test_the_frame_of_a_caller(value: int) -> None:
 
 
 def test_stubs_know_their_number() -> None:
-    code = AArch64.stubs(70_000, 152)
+    code = AArch64.stubs(range(70_000), 152)
     assert len(code) == 70_000 * AArch64.stub_nbytes
     for number in (0, 1, 65_535, 65_536, 69_999):
         stub = words(code[16 * number : 16 * number + 16])

@@ -12,12 +12,15 @@ import pytest
 from aiowasm.engine.base import HostReturned, Outcome, Thrown
 from aiowasm.engine.func import FuncInst
 from aiowasm.engine.heap import ExnInst, Heap
+from aiowasm.engine.instantiate import instantiate_steps
 from aiowasm.engine.interpreter.engine import Interpreter
 from aiowasm.engine.native import Native
 from aiowasm.engine.native.code import address_of
 from aiowasm.engine.tag import TagInst
 from aiowasm.errors import Trap, TrapCode
 from aiowasm.syntax.types import EXTERNREF, F64, I32, I64
+from aiowasm.text.parser import parse_module
+from aiowasm.validation.module import validate_module
 from tests.native.driver import call, export, finish, functype, load, start
 
 LOOP = """
@@ -443,3 +446,32 @@ def test_tables_keep_the_instances_of_their_functions_and_no_others(native: Nati
     gc.collect()
     assert gone() is None
     assert [table.get(index) for index in range(4)] == [None] * 4
+
+
+def test_two_who_begin_with_a_module_at_once_share_its_code(native: Native) -> None:
+    count = 20_000
+    texts = "".join(f"(func (result i32) (i32.const {number}))" for number in range(count))
+    module = parse_module(
+        f"(module {texts} (table funcref (elem {' '.join(map(str, range(count)))}))"
+        '(func (export "call") (param i32) (result i32) (call_indirect (result i32) (local.get 0))))'
+    )
+    validated = validate_module(module)
+    both = [instantiate_steps(validated, (), native) for _ in range(2)]
+    steps, made = 0, []
+    while both:
+        for one in tuple(both):
+            try:
+                next(one)
+                steps += 1
+            except StopIteration as stop:
+                made.append(stop.value)
+                both.remove(one)
+    assert steps > 2 * count // 8192
+    assert native.native(made[0]).code is native.native(made[1]).code
+    for instance in made:
+        assert [call(native, instance, "call", at) for at in (0, 8191, 8192, count - 1)] == [
+            (0,),
+            (8191,),
+            (8192,),
+            (count - 1,),
+        ]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aiowasm.engine.func import FuncInst
     from aiowasm.engine.heap import Reference
     from aiowasm.engine.instance import ModuleInst
+    from aiowasm.syntax.steps import Steps
     from aiowasm.syntax.types import GlobalType, MemType, TableType
     from aiowasm.validation.module import ValidatedModule
 
@@ -80,9 +81,14 @@ class Interpreter:
         """Return a new global."""
         return GlobalInst(globaltype, value)
 
-    def bind(self, instance: ModuleInst) -> None:
+    def prepare_steps(self, validated: ValidatedModule) -> Steps[None]:
+        """Do nothing."""
+        yield from ()
+
+    def bind_steps(self, instance: ModuleInst) -> Steps[None]:
         """Prepare for functions, which are made ready on their first call."""
         instance.state = InstanceState()
+        yield from ()
 
     def call(
         self, func: FuncInst, arguments: tuple[Any, ...], *, limit: int, call_depth: int, stack_slots: int

@@ -17,12 +17,13 @@ from aiowasm.engine.native.entities import FunctionTable, NativeGlobal, NativeMe
 from aiowasm.engine.native.execution import NativeExecution
 from aiowasm.engine.native.instance import NativeFunction, NativeInstance, known
 from aiowasm.engine.native.layout import Activation, Descriptor
-from aiowasm.engine.native.module import code_of
+from aiowasm.engine.native.module import code_steps
 from aiowasm.engine.native.platform import load_stencils
 from aiowasm.engine.native.stack import GuestStack, StackPool
 from aiowasm.engine.native.values import is_function_type
 from aiowasm.engine.segments import Funcrefs
 from aiowasm.errors import LimitError, LinkError
+from aiowasm.syntax.steps import Steps, finish
 from aiowasm.syntax.types import ArrayType, StructType
 
 if TYPE_CHECKING:
@@ -139,9 +140,13 @@ class Native:
         """Return a new global."""
         return NativeGlobal(globaltype, value, self)
 
-    def bind(self, instance: ModuleInst) -> None:
+    def prepare_steps(self, validated: ValidatedModule) -> Steps[None]:
+        """Make ready the stubs of the functions of a module."""
+        yield from code_steps(validated, self.stencils)
+
+    def bind_steps(self, instance: ModuleInst) -> Steps[None]:
         """Make the functions of *instance* callable; no code is compiled yet."""
-        self.native(instance).fill(instance, self)
+        yield from self.native(instance).fill_steps(instance, self)
 
     def call(
         self, func: FuncInst, arguments: tuple[Any, ...], *, limit: int, call_depth: int, stack_slots: int
@@ -173,7 +178,7 @@ class Native:
             return state
         if state is not None:
             raise LinkError("an instance of another engine")
-        state = NativeInstance(instance, code_of(instance.validated, self.stencils))
+        state = NativeInstance(instance, finish(code_steps(instance.validated, self.stencils)))
         instance.state = state
         self.instances[state.address] = state
         return state

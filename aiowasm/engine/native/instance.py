@@ -17,6 +17,7 @@ from aiowasm.engine.native.entities import NativeGlobal, NativeMemory, NativeTab
 from aiowasm.engine.native.layout import Descriptor, Instance
 from aiowasm.engine.native.values import codec, slots_of
 from aiowasm.errors import LinkError
+from aiowasm.syntax.steps import Steps
 from aiowasm.syntax.types import FuncType
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ("NativeFunction", "NativeInstance", "known")
 
 _EMPTY_MEMORY: Final = (ctypes.c_uint64 * 2)()
+_PER_STEP: Final = 5000
 
 
 class NativeInstance:
@@ -45,7 +47,7 @@ class NativeInstance:
         """Addresses of descriptors by the index of the defined function; None while there are few, of one each."""
         self._shut = False
 
-    def fill(self, instance: ModuleInst, engine: Native) -> None:
+    def fill_steps(self, instance: ModuleInst, engine: Native) -> Steps[None]:
         """Point to the entities of *instance*, which is complete but for its segments."""
         layout, block = self.code.layout, self._block
         block[Instance.MEMORY // 8] = ctypes.addressof(_EMPTY_MEMORY)
@@ -58,15 +60,20 @@ class NativeInstance:
                 if not isinstance(entity, kind):
                     raise LinkError("an import belongs to another engine")
                 block[area // 8 + number] = entity.address
+                if not (number + 1) % _PER_STEP:
+                    yield
         if instance.mems:
             block[Instance.MEMORY // 8] = block[layout.mems // 8]
-        for number, deftype in enumerate(instance.deftypes):
-            block[layout.types // 8 + number] = id(deftype)
-        for number, tag in enumerate(instance.tags):
-            block[layout.tags // 8 + number] = id(tag)
+        for area, things in ((layout.types, instance.deftypes), (layout.tags, instance.tags)):
+            for number, thing in enumerate(things):
+                block[area // 8 + number] = id(thing)
+                if not (number + 1) % _PER_STEP:
+                    yield
         imported = instance.validated.nimported_funcs
         for number in range(imported):
             block[layout.imports // 8 + number] = engine.descriptor(instance.funcs[number])
+            if not (number + 1) % _PER_STEP:
+                yield
         block[Instance.FUNCS // 8] = self.code.entries.buffer_info()[0]
 
     def publish(self, index: int) -> int:

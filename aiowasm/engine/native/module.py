@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from aiowasm.validation.module import ValidatedModule
     from aiowasm.validation.record import FunctionRecord
 
-__all__ = ("Function", "ModuleCode", "code_of", "function_at")
+__all__ = ("Function", "ModuleCode", "code_steps", "function_at")
 
 _CODE_PER_BYTE = 6  # of wasm; only a guess at how much address space to take
+_STUBS_PER_STEP = 8192
 
 
 class Function:
@@ -80,17 +81,29 @@ class ModuleCode:
         self._errors: dict[int, Exception] = {}
         self._landings: dict[int, Sequence[Landing]] = {}
         self._functions: dict[int, Function] = {}
-        count = len(validated.funcs) - validated.nimported_funcs
-        lazy = Activation.routine("lazy")
-        stubs = stencils.encoding.stubs(count, lazy)
+        funcs = validated.module.funcs
+        count = len(funcs)
         self._stub_nbytes = stencils.encoding.stub_nbytes
-        nbytes = len(stubs) + _CODE_PER_BYTE * (sum(validated.module.funcs.ends) - sum(validated.module.funcs.starts))
-        self._space = CodeSpace(nbytes, self)
+        nbytes = max(funcs.ends[-1] - funcs.starts[0], 0) if count else 0
+        self._space = CodeSpace(self._stub_nbytes * count + _CODE_PER_BYTE * nbytes, self)
         self._slots = array("I", bytes(4 * count))
-        start = self._space.put(stubs) if stubs else 0
-        self.entries = array("Q", range(start, start + self._stub_nbytes * count, self._stub_nbytes))
-        self._stubs_end = start + self._stub_nbytes * count
-        self._stubs_start = start
+        self.entries = array("Q")
+        self._stubs_start = self._stubs_end = 0
+
+    def stub_steps(self) -> Generator[None, None, None]:
+        """Fill `entries` with stubs, which lie one behind the other."""
+        encoding, lazy = self.stencils.encoding, Activation.routine("lazy")
+        count, nbytes = len(self._slots), self._stub_nbytes
+        for first in range(0, count, _STUBS_PER_STEP):
+            numbers = range(first, min(first + _STUBS_PER_STEP, count))
+            start = self._space.put(encoding.stubs(numbers, lazy))
+            if not first:
+                self._stubs_start = self._stubs_end = start
+            if start != self._stubs_end:
+                raise RuntimeError("the stubs of a module are apart")
+            self._stubs_end += nbytes * len(numbers)
+            self.entries.extend(range(start, self._stubs_end, nbytes))
+            yield
 
     def stub(self, index: int) -> int:
         """Address of the code that asks for the defined function *index* to be compiled."""
@@ -157,9 +170,11 @@ def function_at(address: int) -> tuple[int, Function] | None:
     return (start, code.function(index)) if isinstance(code, ModuleCode) and index >= 0 else None
 
 
-def code_of(validated: ValidatedModule, stencils: Stencils) -> ModuleCode:
-    """Return the code of *validated*, which all instances share."""
-    code = validated.engine_code
-    if not isinstance(code, ModuleCode):
-        code = validated.engine_code = ModuleCode(validated, stencils)
-    return code
+def code_steps(validated: ValidatedModule, stencils: Stencils) -> Generator[None, None, ModuleCode]:
+    """Return the code of *validated*, which all instances share, made in steps if there is none yet."""
+    if not isinstance(validated.engine_code, ModuleCode):
+        code = ModuleCode(validated, stencils)
+        yield from code.stub_steps()
+        if not isinstance(validated.engine_code, ModuleCode):  # else others have made it meanwhile
+            validated.engine_code = code
+    return validated.engine_code

@@ -101,11 +101,13 @@ class AArch64(Encoding):
         _pack_into(out, fixup, _towards(_unpack_from(out, fixup)[0], target - fixup))
 
     @staticmethod
-    def stubs(count: int, lazy: int) -> bytes:
-        """Return *count* stubs: their number in w8, then off to the routine at *lazy* of the activation."""
+    def stubs(numbers: range, lazy: int) -> bytes:
+        """Return stubs: their number in w8, then off to the routine at *lazy* of the activation."""
         leave = _pack(0xF9400000 | lazy // 8 << 10 | _ACTIVATION << 5 | 16) + _pack(0xD61F0200)  # ldr x16; br x16
-        low = [_pack(0x52800008 | half << 5) for half in range(min(count, 1 << 16))]  # movz w8
-        return b"".join(low[number & 0xFFFF] + _pack(0x72A00008 | number >> 16 << 5) + leave for number in range(count))
+        return b"".join(
+            _pack(0x52800008 | (number & 0xFFFF) << 5) + _pack(0x72A00008 | number >> 16 << 5) + leave  # movz, movk w8
+            for number in numbers
+        )
 
     @staticmethod
     def frame_delta(address: int) -> int:

@@ -98,8 +98,8 @@ class Encoding(ABC):
 
     @staticmethod
     @abstractmethod
-    def stubs(count: int, lazy: int) -> bytes:
-        """Return *count* stubs that go to the routine at *lazy* of the activation, each with its number."""
+    def stubs(numbers: range, lazy: int) -> bytes:
+        """Return stubs that go to the routine at *lazy* of the activation, each with its number."""
 
     @staticmethod
     @abstractmethod

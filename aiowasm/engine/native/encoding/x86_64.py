@@ -179,10 +179,10 @@ class X86(Encoding):
             behind += nbytes
 
     @staticmethod
-    def stubs(count: int, lazy: int) -> bytes:
-        """Stubs for functions 0 to *count*, each with its index: column by column, as there may be 100,000 of them."""
-        stubs = bytearray(_LAZY_STUB.pack(0xB8, 0, 0x41, 0xFF, 0xA5, lazy) * count)
-        indices = array("I", range(count)).tobytes()
+    def stubs(numbers: range, lazy: int) -> bytes:
+        """Stubs with their numbers, column by column, as there may be 100,000 of them."""
+        stubs = bytearray(_LAZY_STUB.pack(0xB8, 0, 0x41, 0xFF, 0xA5, lazy) * len(numbers))
+        indices = array("I", numbers).tobytes()
         for byte in range(4):
             stubs[_INDEX_AT + byte :: _LAZY_STUB.size] = indices[byte::4]
         return bytes(stubs)

@@ -63,7 +63,7 @@ _CLOSING = frozenset({"end", "delegate"})
 _INNER = frozenset({"else", "catch", "catch_all"})
 # Items per step: a small object takes some microseconds, a number a third of one.
 _OBJECTS_PER_STEP = 0xFF
-_NUMBERS_PER_STEP = 0xFFF
+_NUMBERS_PER_STEP = 0x7FF
 _PLAIN_PER_STEP = 1000
 _MAX_SHARED = 4096
 

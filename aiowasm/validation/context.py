@@ -57,6 +57,8 @@ class Context:
         self.tags: list[DefType] = []
         self.elems: list[RefType] = []
         self.refs: set[int] = set()
+        self.aggregates = False
+        """Whether there are types of structures or arrays."""
         self.nimported_funcs = 0
         self.nimported_globals = 0
         self.place = (0, 0)

@@ -231,6 +231,7 @@ def _check_subtype(context: Context, subtype: SubType, check: Callable[[HeapType
     parts = 1
     if not isinstance(comptype, FuncType):
         context.need(Feature.GC, "a structure or array type")
+        context.aggregates = True
     else:
         parts = len(comptype.params) + len(comptype.results)
         if len(comptype.params) > limits.MAX_PARAMS or len(comptype.results) > limits.MAX_RESULTS:

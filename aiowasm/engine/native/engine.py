@@ -24,7 +24,6 @@ from aiowasm.engine.native.values import is_function_type
 from aiowasm.engine.segments import Funcrefs
 from aiowasm.errors import LimitError, LinkError
 from aiowasm.syntax.steps import Steps, finish
-from aiowasm.syntax.types import ArrayType, StructType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -123,9 +122,7 @@ class Native:
 
     def missing(self, validated: ValidatedModule) -> str | None:
         """Return the name of a feature of *validated* that this engine lacks, or None."""
-        if any(isinstance(deftype.comptype, StructType | ArrayType) for deftype in validated.deftypes):
-            return "gc"
-        return None
+        return "gc" if validated.aggregates else None
 
     def memory(self, memtype: MemType, max_nbytes: int) -> NativeMemory:
         """Return a new memory."""

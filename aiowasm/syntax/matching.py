@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from operator import is_
 from weakref import ref
 
+from aiowasm.syntax.guard import Guard
 from aiowasm.syntax.steps import finish
 from aiowasm.syntax.types import (
     AbsHeapType,
@@ -98,6 +99,8 @@ class _Weak(ref[_Group]):
 
 _groups: dict[int, tuple[_Weak, ...]] = {}
 """Hash of the key -> the groups that are alive. Not a weak dictionary: large keys are hashed and compared in steps."""
+_guard = Guard()
+"""For those who change them."""
 
 _STEP = 300
 
@@ -133,13 +136,16 @@ def close_rectype_steps(
     group = yield from _find(number, key, set())
     if group is None:
         made = yield from _make_group(key)
-        # Someone else may have made it between two steps: from the last look on nothing yields.
-        group = yield from _find(number, key, set())
-        if group is None:
-            group = made
-            weak = _Weak(made, _forget)
-            weak.number = number
-            _groups[number] = (*_groups.get(number, ()), weak)
+        weak = _Weak(made, _forget)
+        weak.number = number
+        while group is None:
+            # Someone else may have made it between two steps, or may be making it in another thread.
+            known = _groups.get(number, ())
+            group = yield from _find(number, key, set())
+            with _guard:
+                if group is None and _groups.get(number, ()) is known:
+                    _groups[number] = (*known, weak)
+                    group = made
     return group.deftypes
 
 
@@ -163,11 +169,12 @@ def _find(number: int, key: tuple[SubType, ...], seen: set[int]) -> Generator[No
 
 def _forget(gone: ref[_Group]) -> None:
     if isinstance(gone, _Weak):
-        weaks = tuple([weak for weak in _groups.get(gone.number, ()) if weak is not gone])
-        if weaks:
-            _groups[gone.number] = weaks
-        else:
-            _groups.pop(gone.number, None)
+        with _guard:
+            weaks = tuple([weak for weak in _groups.get(gone.number, ()) if weak is not gone])
+            if weaks:
+                _groups[gone.number] = weaks
+            else:
+                _groups.pop(gone.number, None)
 
 
 def _make_group(key: tuple[SubType, ...]) -> Generator[None, None, _Group]:

@@ -178,13 +178,14 @@ class FunctionCode:
         yield
         outer = compile(generated.source, f"<wasm function {self.funcidx}>", "exec", dont_inherit=True)
         maker = next(constant for constant in outer.co_consts if isinstance(constant, CodeType))
-        self.record = None
-        self.settled = True
         self.generated = generated
         self.tail = generated.has_tail
         values = {"0": 0, "0.0": 0.0, "V0": bytes(16), "None": None}
         self.defaults = (0, *(values[text] for text in generated.defaults))
+        # Last, for stores of other threads that share the module.
         self.compiled = next(constant for constant in maker.co_consts if isinstance(constant, CodeType))
+        self.settled = True
+        self.record = None
 
     # Generated code, read backwards
 

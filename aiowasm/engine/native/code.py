@@ -1,7 +1,8 @@
 """Executable memory: one region mapped twice, writable here and executable there, never both at once.
 
 Code is only ever added: nothing that runs is patched. `find` maps an address back to the code it belongs to, by a
-number: an object for each compiled function would be one more for Python's collector to visit.
+number: an object for each compiled function would be one more for Python's collector to visit. Stores of several
+threads may share a module, so adding and finding take turns.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from bisect import bisect_right, insort
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
+from aiowasm.syntax.guard import Guard
+
 __all__ = ("Arena", "CodeSpace", "address_of", "find", "generation", "publish", "use_flush")
 
 _ALIGN: Final = 16
 _flush: Final[list[Any]] = []
 _GRANULE: Final = 1 << 16
+_guard: Final = Guard()
 
 
 def address_of(buffer: Any) -> int:
@@ -83,16 +87,18 @@ class Arena:
         self._used = 0
         self.starts = array("Q")
         self.numbers = array("q")
-        _arenas[self.base] = self
-        insort(_bases, self.base)
+        with _guard:
+            _arenas[self.base] = self
+            insort(_bases, self.base)
 
     def __del__(self) -> None:
         base = getattr(self, "base", None)
         if base is not None and not sys.is_finalizing():
-            at = bisect_right(_bases, base) - 1
-            if at >= 0 and _bases[at] == base:
-                del _bases[at]
-            generation[0] += 1
+            with _guard:
+                at = bisect_right(_bases, base) - 1
+                if at >= 0 and _bases[at] == base:
+                    del _bases[at]
+                generation[0] += 1
 
     def close(self) -> None:
         """Add no more code: another process does."""
@@ -103,7 +109,7 @@ class Arena:
         return self._used + nbytes <= self.nbytes
 
     def put(self, code: bytes, number: int = -1) -> int:
-        """Add *code*; `find` returns *number* for addresses in it."""
+        """Add *code*; `find` returns *number* for addresses in it. Nobody else may be doing it."""
         at = self._used
         self._writable[at : at + len(code)] = code
         if _flush:
@@ -132,12 +138,13 @@ if hasattr(os, "register_at_fork"):
 
 def find(address: int) -> tuple[int, Any, int] | None:
     """Return (start, owner, number) of the code at *address*, or None."""
-    at = bisect_right(_bases, address) - 1
-    arena = _arenas.get(_bases[at]) if at >= 0 else None
-    if arena is None or address >= arena.base + arena.nbytes:
-        return None
-    index = bisect_right(arena.starts, address) - 1
-    return (arena.starts[index], arena.owner, arena.numbers[index]) if index >= 0 else None
+    with _guard:
+        at = bisect_right(_bases, address) - 1
+        arena = _arenas.get(_bases[at]) if at >= 0 else None
+        if arena is None or address >= arena.base + arena.nbytes:
+            return None
+        index = bisect_right(arena.starts, address) - 1
+        return (arena.starts[index], arena.owner, arena.numbers[index]) if index >= 0 else None
 
 
 class CodeSpace:
@@ -150,7 +157,8 @@ class CodeSpace:
 
     def put(self, code: bytes, number: int = -1) -> int:
         """Add *code* and return its address; *number* is for `find`."""
-        if not self._arenas or not self._arenas[-1].fits(len(code)):
-            nbytes = max(len(code), self._expected if not self._arenas else 4 * _GRANULE, _GRANULE)
-            self._arenas.append(Arena(-(-nbytes // _GRANULE) * _GRANULE, self._owner))
-        return self._arenas[-1].put(code, number)
+        with _guard:
+            if not self._arenas or not self._arenas[-1].fits(len(code)):
+                nbytes = max(len(code), self._expected if not self._arenas else 4 * _GRANULE, _GRANULE)
+                self._arenas.append(Arena(-(-nbytes // _GRANULE) * _GRANULE, self._owner))
+            return self._arenas[-1].put(code, number)

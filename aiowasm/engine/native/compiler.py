@@ -353,8 +353,12 @@ class Compiler:
 
     def site(self, name: str, at: int, immediate: Any, row: Any = None) -> int:
         """A new site of a rule whose operands start at *at* of the stack; returns its number."""
-        self.sites.append(Site(RULES[name], immediate, slot(self.nlocals + at), row))
-        return len(self.sites) - 1
+        site = Site(RULES[name], immediate, slot(self.nlocals + at), row)
+        number = len(self.sites)
+        self.sites.append(site)
+        while self.sites[number] is not site:
+            number += 1  # another thread, which compiles for another store, was faster
+        return number
 
     def leave(self, name: str, at: int, immediate: Any, row: Any = None) -> None:
         self.out += self.stencils.fragment["leave", "WA", self.site(name, at, immediate, row)]

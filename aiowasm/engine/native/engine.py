@@ -23,6 +23,7 @@ from aiowasm.engine.native.stack import GuestStack, StackPool
 from aiowasm.engine.native.values import is_function_type
 from aiowasm.engine.segments import Funcrefs
 from aiowasm.errors import LimitError, LinkError
+from aiowasm.syntax.guard import Guard
 from aiowasm.syntax.steps import Steps, finish
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class _Runtime:
 
 
 _runtimes: dict[int, _Runtime] = {}
+_making: Final = Guard()
 _serials = count(1)
 
 
@@ -92,9 +94,10 @@ class Native:
 
     def __init__(self) -> None:
         stencils = load_stencils()
-        runtime = _runtimes.get(id(stencils))
-        if runtime is None:
-            runtime = _runtimes[id(stencils)] = _Runtime(stencils)
+        with _making:
+            runtime = _runtimes.get(id(stencils))
+            if runtime is None:
+                runtime = _runtimes[id(stencils)] = _Runtime(stencils)
         self._runtime = runtime
         self.stencils = stencils
         self.routines = runtime.routines

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from aiowasm.engine.native.code import publish
 from aiowasm.engine.native.layout import Handler
+from aiowasm.syntax.guard import Guard
 
 __all__ = ("Clause", "Handlers")
 
@@ -22,6 +23,7 @@ _NBYTES_MAX: Final = 1 << 20
 _CLAUSES_MAX: Final = 32
 _HEAD: Final = struct.Struct("<QQq").pack_into
 _CLAUSE: Final = struct.Struct("<IIQiI").pack_into
+_guard: Final = Guard()
 _EMPTY: Final = (ctypes.c_uint64 * Handler.BUCKETS)()
 
 Clause = tuple[int, int, int, int, int]
@@ -52,8 +54,11 @@ class Handlers:
             slots: Of the function's frame.
             clauses: Those around the call, innermost first.
         """
-        if address in self._known:
-            return
+        with _guard:
+            if address not in self._known:
+                self._add(address, delta, slots, clauses)
+
+    def _add(self, address: int, delta: int, slots: int, clauses: Iterable[Clause]) -> None:
         listed = [*clauses, (Handler.END, slots, 0, 0, 0)]
         nbytes = Handler.CLAUSES + Handler.CLAUSE_NBYTES * len(listed)
         if len(listed) > _CLAUSES_MAX or self._nbytes + nbytes > _NBYTES_MAX:

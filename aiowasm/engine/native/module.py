@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Generator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import aiowasm.engine.native.operators  # noqa: F401 - fills the compiler's table
 from aiowasm.engine.instance import function_name
@@ -16,6 +16,7 @@ from aiowasm.engine.native.handlers import Handlers
 from aiowasm.engine.native.layout import Activation
 from aiowasm.engine.native.scanning.scanner import scanner_steps
 from aiowasm.errors import FrameInfo, InvalidError, LimitError, MalformedError
+from aiowasm.syntax.guard import Guard
 from aiowasm.syntax.steps import finish
 from aiowasm.validation.module import validate_function_steps
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Function", "ModuleCode", "code_steps", "function_at")
 
+_making: Final = Guard()
 _CODE_PER_BYTE = 6  # of wasm; only a guess at how much address space to take
 _STUBS_PER_STEP = 8192
 
@@ -175,6 +177,7 @@ def code_steps(validated: ValidatedModule, stencils: Stencils) -> Generator[None
     if not isinstance(validated.engine_code, ModuleCode):
         code = ModuleCode(validated, stencils)
         yield from code.stub_steps()
-        if not isinstance(validated.engine_code, ModuleCode):  # else others have made it meanwhile
-            validated.engine_code = code
+        with _making:
+            if not isinstance(validated.engine_code, ModuleCode):  # else others have made it meanwhile
+                validated.engine_code = code
     return validated.engine_code

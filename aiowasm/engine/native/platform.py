@@ -10,11 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aiowasm.syntax.guard import Guard
+
 if TYPE_CHECKING:
     from aiowasm.engine.native.stencils import Stencils
 
 __all__ = ("load_stencils", "why_not")
 
+_loading = Guard()
 _V2 = frozenset(("ssse3", "sse4_1", "sse4_2", "popcnt", "cx16"))
 _V3 = _V2 | {"avx", "avx2", "bmi1", "bmi2", "fma", "movbe", "f16c", "xsave"}
 
@@ -80,13 +83,18 @@ def why_not() -> str | None:
     return blob if isinstance(blob, str) else _probe()
 
 
-@cache
 def load_stencils() -> Stencils:
-    """Return the stencils for this processor.
+    """Return the stencils for this processor: always the same.
 
     Raises:
         RuntimeError: If there are none; the message is that of `why_not`.
     """
+    with _loading:
+        return _load()
+
+
+@cache
+def _load() -> Stencils:
     from aiowasm.engine.native.stencils import Stencils  # noqa: PLC0415 - costs time that `why_not` must not
 
     blob = _blob()

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
-import threading
 from array import array
 from collections.abc import Callable, Generator
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from aiowasm.engine.native.code import CodeSpace
@@ -16,6 +13,7 @@ from aiowasm.engine.native.scanning import walk as w
 from aiowasm.engine.native.scanning.tables import ModuleTables
 from aiowasm.features import Feature
 from aiowasm.syntax.code import read_instruction
+from aiowasm.syntax.guard import Guard
 from aiowasm.syntax.types import FuncType, ValType
 from aiowasm.validation.context import Context
 from aiowasm.validation.record import Block, FunctionRecord
@@ -81,10 +79,7 @@ class _Scratch:
     """Where the walk writes: one for all modules, in pages that exist once they are written to."""
 
     def __init__(self) -> None:
-        self.renew_lock()
-        if hasattr(os, "register_at_fork"):
-            # Whoever held it is not there in the child.
-            os.register_at_fork(after_in_child=self.renew_lock)
+        self.guard = Guard()
         self.views: dict[str, memoryview[int]] = {}
         self.places: list[int] = []
         for name, (kind, count) in _SCRATCH.items():
@@ -93,10 +88,6 @@ class _Scratch:
             view: Any = memoryview(area)[:nbytes].cast(kind)  # type: ignore[call-overload]
             self.views[name] = view
             self.places += [ctypes.addressof(ctypes.c_char.from_buffer(area)), count]
-
-    def renew_lock(self) -> None:
-        """Have a lock that nobody holds."""
-        self.lock = threading.Lock()
 
 
 class _Machine:
@@ -111,9 +102,15 @@ class _Machine:
         self.scratch = _Scratch()
 
 
-@cache
+_machines: dict[Stencils, _Machine] = {}
+_making: Final = Guard()
+
+
 def _machine(stencils: Stencils) -> _Machine:
-    return _Machine(stencils)
+    with _making:
+        if stencils not in _machines:
+            _machines[stencils] = _Machine(stencils)
+        return _machines[stencils]
 
 
 def scanner_steps(validated: ValidatedModule, stencils: Stencils) -> Generator[None, None, Scanner]:
@@ -165,7 +162,7 @@ class Scanner:
 
     def accepts(self, index: int) -> bool:
         """Whether the body of the defined function *index* is valid for certain; if not, it may be."""
-        with self._scratch.lock:
+        with self._scratch.guard:
             return self._walk(index)
 
     def record_steps(self, context: Context, index: int) -> Generator[None, None, FunctionRecord | None]:
@@ -177,7 +174,7 @@ class Scanner:
             context: The module.
             index: Of the function.
         """
-        with self._scratch.lock:
+        with self._scratch.guard:
             if not self._walk(index):
                 return None
             views, state = self._scratch.views, self._state

@@ -19,8 +19,6 @@ from aiowasm.store.engines import scan
 from aiowasm.store.gate import stepwise
 from aiowasm.syntax import module as syntax
 from aiowasm.syntax.types import ExternType, FuncExternType, FuncType, GlobalType, MemType, TableType
-from aiowasm.text.parser import parse_module_steps
-from aiowasm.text.positions import Positions
 from aiowasm.validation.module import ValidatedModule, validate_module_steps, validate_shell_steps
 
 __all__ = ("CustomSection", "ExportType", "ImportType", "Module", "Validation")
@@ -119,6 +117,10 @@ class Module:
 
     @classmethod
     async def _from_text(cls, text: str | bytes, features: Features, validation: Validation) -> Module:
+        # Imported here: most applications have no text.
+        from aiowasm.text.parser import parse_module_steps  # noqa: PLC0415
+        from aiowasm.text.positions import Positions  # noqa: PLC0415
+
         positions = Positions()
         # Identifiers are kept as names, for traces.
         module = await stepwise(parse_module_steps(text, features, names=True, positions=positions))

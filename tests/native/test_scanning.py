@@ -13,9 +13,10 @@ from aiowasm.binary.decoder import decode
 from aiowasm.binary.encoder import encode
 from aiowasm.engine.native import Native, scan
 from aiowasm.engine.native.builder.subset import FAULT
+from aiowasm.engine.native.scanning import names as n
 from aiowasm.engine.native.scanning import scanner as scanning
-from aiowasm.engine.native.scanning import walk as w
 from aiowasm.engine.native.scanning.scanner import Scanner
+from aiowasm.engine.native.scanning.walk import validate
 from aiowasm.errors import MalformedError
 from aiowasm.features import ALL, WASM_1, WASM_2, Features
 from aiowasm.syntax.steps import finish
@@ -130,13 +131,13 @@ def test_machine_code_does_what_the_walk_says() -> None:
                 accepted = scanner.accepts(index)
                 arrays = arrays_of(scanner)
                 try:
-                    result = w.validate(*arrays)
+                    result = validate(*arrays)
                 except IndexError:
                     result = FAULT
-                assert (result == w.YES) == accepted
+                assert (result == n.YES) == accepted
                 if not accepted:
                     continue
-                assert list(scanner._state)[: w.VALUE] == list(arrays[0])[: w.VALUE]
+                assert list(scanner._state)[: n.VALUE] == list(arrays[0])[: n.VALUE]
                 for name, values in zip(scanning._SCRATCH, arrays[-len(scanning._SCRATCH) :], strict=True):
                     if name in scanning._COUNTS:
                         field, size = scanning._COUNTS[name]

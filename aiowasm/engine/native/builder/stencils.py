@@ -26,7 +26,7 @@ from aiowasm.engine.native.builder.shapes import Lowering, llvm_type
 from aiowasm.engine.native.builder.subset import functions_ir
 from aiowasm.engine.native.builder.target import NEXT, TARGET, Target
 from aiowasm.engine.native.builder.x86_64 import X86
-from aiowasm.engine.native.scanning import walk
+from aiowasm.engine.native.scanning.walk import validate
 from aiowasm.syntax.instructions import BY_NAME
 
 __all__ = ("TARGETS", "build_blob", "stencil_ir")
@@ -212,7 +212,7 @@ def _compiled(source: str, target: Target, *, optimised: bool = False) -> tuple[
 
 def _validate(target: Target) -> bytes:
     """The machine code of the walk that validates: it stands alone."""
-    source = f'target triple = "{target.triple}"\n' + functions_ir(walk, walk.validate)
+    source = f'target triple = "{target.triple}"\n' + functions_ir(validate)
     _text, made = _compiled(source, target, optimised=True)
     functions, _labels, _constants = read_object(made, target.ends)
     function = functions["validate.entry"]

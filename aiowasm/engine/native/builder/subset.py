@@ -3,7 +3,7 @@
 Such a function runs in Python too, which is how it is tested. All integers have 64 bits and wrap. Every access to an
 array is checked: one outside (negative indices too) ends the whole call, and so nothing that such code does can touch
 memory that is not in the arrays it was given. There are assignments, `if`, `while`, `break`, `continue`, `return`,
-calls of functions of the same module, constants of the module, arithmetic, and conditions; there is nothing else.
+calls of other such functions, constants of modules, arithmetic, and conditions; there is nothing else.
 """
 
 from __future__ import annotations
@@ -46,17 +46,20 @@ _ATTRIBUTES: Final = 'nounwind "no-jump-tables"="true" "no-builtins"'
 class _Function:
     """The IR of one function, as it is written."""
 
-    def __init__(self, node: ast.FunctionDef, constants: dict[str, int], functions: dict[str, ast.FunctionDef]) -> None:
+    def __init__(self, function: Callable[..., int]) -> None:
+        self._names = function.__globals__
+        (node,) = ast.parse(inspect.getsource(function)).body
+        if not isinstance(node, ast.FunctionDef):
+            raise SyntaxError(f"{function} is not written as a function")
         self._node = node
-        self._constants = constants
-        self._functions = functions
+        self.name = node.name
+        self.called: list[Callable[..., int]] = []
         self._lines: list[str] = []
         self._number = 0
         self._loops: list[tuple[str, str]] = []
-        arguments = [(argument.arg, ast.unparse(argument.annotation or ast.Name("?"))) for argument in node.args.args]
-        self.arrays = {name: ARRAYS[kind] for name, kind in arguments if kind in ARRAYS}
-        self.scalars = [name for name, kind in arguments if kind not in ARRAYS]
-        self._arguments = [name for name, _ in arguments]
+        self._arguments = _parameters(node)
+        self.arrays = {name: ARRAYS[kind] for name, kind in self._arguments.items() if kind in ARRAYS}
+        self.scalars = [name for name in self._arguments if name not in self.arrays]
         self._locals = {target.id for target in ast.walk(node) if isinstance(target, ast.Name) and _is_stored(target)}
         self._locals.update(self.scalars)
 
@@ -177,8 +180,10 @@ class _Function:
                 return _literal(value)
             case ast.Name(id=name) if name in self._locals:
                 return self._value(f"load i64, ptr %l.{name}")
-            case ast.Name(id=name) if name in self._constants:
-                return _literal(self._constants[name])
+            case ast.Name(id=name) if isinstance(self._names.get(name), int):
+                return _literal(self._names[name])
+            case ast.Attribute(value=ast.Name(id=module), attr=name) if self._is_constant(module, name):
+                return _literal(getattr(self._names[module], name))
             case ast.Subscript(value=ast.Name(id=name), slice=index) if name in self.arrays:
                 bits = self.arrays[name]
                 loaded = self._value(f"load i{bits}, ptr {self._element(name, index)}, align 1")
@@ -192,25 +197,35 @@ class _Function:
                 first, second = self._expression(left), self._expression(right)
                 larger = self._value(f"icmp sgt i64 {first}, {second}")
                 return self._value(f"select i1 {larger}, i64 {first}, i64 {second}")
-            case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in self._functions:
-                return self._call(node, name, arguments)
+            case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if inspect.isfunction(
+                self._names.get(name)
+            ):
+                return self._call(node, self._names[name], arguments)
             case _:
                 raise self._fail(node, f"{ast.unparse(node)} is not in the subset")
 
-    def _call(self, node: ast.expr, name: str, arguments: list[ast.expr]) -> str:
-        expected = self._functions[name].args.args
-        if len(expected) != len(arguments):
-            raise self._fail(node, f"{name} takes {len(expected)} arguments")
+    def _is_constant(self, module: str, name: str) -> bool:
+        found = self._names.get(module)
+        return isinstance(found, ModuleType) and isinstance(getattr(found, name, None), int)
+
+    def _is_function(self, name: str) -> bool:
+        return inspect.isfunction(self._names.get(name))
+
+    def _call(self, node: ast.expr, function: Callable[..., int], arguments: list[ast.expr]) -> str:
+        called = _Function(function)
+        self.called.append(function)
+        if len(called._arguments) != len(arguments):
+            raise self._fail(node, f"{called.name} takes {len(called._arguments)} arguments")
         given = ["ptr %fault"]
-        for parameter, argument in zip(expected, arguments, strict=True):
-            kind = ast.unparse(parameter.annotation or ast.Name("?"))
-            if kind not in ARRAYS:
+        for name, argument in zip(called._arguments, arguments, strict=True):
+            bits = called.arrays.get(name)
+            if bits is None:
                 given.append(f"i64 {self._expression(argument)}")
-            elif isinstance(argument, ast.Name) and self.arrays.get(argument.id) == ARRAYS[kind]:
+            elif isinstance(argument, ast.Name) and self.arrays.get(argument.id) == bits:
                 given += [f"ptr %a.{argument.id}", f"i64 %n.{argument.id}"]
             else:
-                raise self._fail(node, f"{parameter.arg} is not of {kind}")
-        value = self._value(f"call i64 @{name}({', '.join(given)})")
+                raise self._fail(node, f"{name} is an array of {bits} bits")
+        value = self._value(f"call i64 @{called.name}({', '.join(given)})")
         fault = self._value("load i64, ptr %fault")
         fine, label = self._value(f"icmp eq i64 {fault}, 0"), self._new("fine")
         self._emit(f"br i1 {fine}, label %{label}, label %out, !prof !0\n{label}:")
@@ -242,6 +257,11 @@ class _Function:
                 self._emit(f"br i1 {holds}, label %{true}, label %{false}")
 
 
+def _parameters(node: ast.FunctionDef) -> dict[str, str]:
+    """Names and annotations."""
+    return {each.arg: ast.unparse(each.annotation) if each.annotation else "" for each in node.args.args}
+
+
 def _is_stored(node: ast.Name) -> bool:
     return isinstance(node.ctx, ast.Store)
 
@@ -251,8 +271,8 @@ def _literal(value: int) -> str:
     return str(value - (1 << 64) if value >> 63 else value)
 
 
-def functions_ir(module: ModuleType, entry: Callable[..., int]) -> str:
-    """Return IR for the function *entry* of *module*, with what it calls.
+def functions_ir(entry: Callable[..., int]) -> str:
+    """Return IR for the function *entry*, with what it calls.
 
     The IR defines `i64 @<name>.entry(ptr)`, whose argument points to the address and the length of each array, in the
     order of the parameters, all of which must be arrays; it returns what *entry* does, or `FAULT`.
@@ -260,26 +280,18 @@ def functions_ir(module: ModuleType, entry: Callable[..., int]) -> str:
     Raises:
         SyntaxError: If something is not in the subset.
     """
-    tree = ast.parse(inspect.getsource(module))
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    constants = {name: value for name, value in vars(module).items() if isinstance(value, int)}
-    called: dict[str, str] = {}
-    waiting = [entry.__name__]
+    written: dict[str, str] = {}
+    waiting = [entry]
     while waiting:
-        name = waiting.pop()
-        if name in called:
-            continue
-        node = functions[name]
-        called[name] = _Function(node, constants, functions).text()
-        calls = {
-            part.func.id for part in ast.walk(node) if isinstance(part, ast.Call) and isinstance(part.func, ast.Name)
-        }
-        waiting += calls & functions.keys()
-    outermost = _Function(functions[entry.__name__], constants, functions)
+        function = _Function(waiting.pop())
+        if function.name not in written:
+            written[function.name] = function.text()
+            waiting += function.called
+    outermost = _Function(entry)
     if outermost.scalars:
-        raise SyntaxError(f"{entry.__name__} takes other things than arrays")
+        raise SyntaxError(f"{outermost.name} takes other things than arrays")
     weights = '!0 = !{!"branch_weights", i32 1000, i32 1}\n'
-    return "".join(called.values()) + _entry(entry.__name__, len(outermost.arrays)) + weights
+    return "".join(written.values()) + _entry(outermost.name, len(outermost.arrays)) + weights
 
 
 def _entry(name: str, count: int) -> str:

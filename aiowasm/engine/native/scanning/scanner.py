@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final
 
 from aiowasm.engine.native.code import CodeSpace
-from aiowasm.engine.native.scanning import walk as w
+from aiowasm.engine.native.scanning import names as n
 from aiowasm.engine.native.scanning.tables import ModuleTables
 from aiowasm.features import Feature
 from aiowasm.syntax.code import read_instruction
@@ -30,19 +30,19 @@ MOST_NBYTES: Final = 1 << 17
 _NOPERANDS: Final = 1 << 16
 _NCTRL: Final = 1 << 12
 _NAMES: Final = {
-    w.FUNCTION: "func",
-    w.OP_BLOCK: "block",
-    w.OP_LOOP: "loop",
-    w.OP_IF: "if",
-    w.OP_TRY: "try",
-    w.OP_TRY_TABLE: "try_table",
+    n.FUNCTION: "func",
+    n.OP_BLOCK: "block",
+    n.OP_LOOP: "loop",
+    n.OP_IF: "if",
+    n.OP_TRY: "try",
+    n.OP_TRY_TABLE: "try_table",
 }
 
 # What the walk fills in, in the order of its parameters: format, elements.
 _SCRATCH: Final = {
     "stack": ("B", _NOPERANDS),
-    "locals": ("B", w.MOST_LOCALS),
-    "ctrl": ("q", w.CTRL * _NCTRL),
+    "locals": ("B", n.MOST_LOCALS),
+    "ctrl": ("q", n.CTRL * _NCTRL),
     "ops": ("H", MOST_NBYTES),
     "imms": ("Q", MOST_NBYTES),
     "offsets": ("I", MOST_NBYTES),
@@ -53,23 +53,23 @@ _SCRATCH: Final = {
     "fix_what": ("I", MOST_NBYTES),
     "again": ("I", MOST_NBYTES),
     "pairs": ("I", MOST_NBYTES),
-    "blocks": ("q", w.BLOCK * MOST_NBYTES // 2),
+    "blocks": ("q", n.BLOCK * MOST_NBYTES // 2),
     "labels": ("I", MOST_NBYTES),
     "tabled": ("I", 3 * MOST_NBYTES // 2),
-    "catches": ("I", w.CATCH * MOST_NBYTES // 2),
+    "catches": ("I", n.CATCH * MOST_NBYTES // 2),
 }
 _COUNTS: Final = {
-    "locals": (w.NLOCALS, 1),
-    **dict.fromkeys(("ops", "imms", "offsets"), (w.NOPS, 1)),
-    **dict.fromkeys(("cost_at", "cost_units"), (w.NCOSTS, 1)),
-    "checks": (w.NCHECKS, 1),
-    **dict.fromkeys(("fix_at", "fix_what"), (w.NFIXES, 1)),
-    "again": (w.NAGAIN, 1),
-    "pairs": (w.NPAIRS, 1),
-    "blocks": (w.NBLOCKS, w.BLOCK),
-    "labels": (w.NLABELS, 1),
-    "tabled": (w.NTABLES, 3),
-    "catches": (w.NCATCHES, 1),
+    "locals": (n.NLOCALS, 1),
+    **dict.fromkeys(("ops", "imms", "offsets"), (n.NOPS, 1)),
+    **dict.fromkeys(("cost_at", "cost_units"), (n.NCOSTS, 1)),
+    "checks": (n.NCHECKS, 1),
+    **dict.fromkeys(("fix_at", "fix_what"), (n.NFIXES, 1)),
+    "again": (n.NAGAIN, 1),
+    "pairs": (n.NPAIRS, 1),
+    "blocks": (n.NBLOCKS, n.BLOCK),
+    "labels": (n.NLABELS, 1),
+    "tabled": (n.NTABLES, 3),
+    "catches": (n.NCATCHES, 1),
 }
 """Where the walk says how much of it there is, and in what units."""
 _EVERY: Final = 1000
@@ -136,7 +136,7 @@ class Scanner:
         self._tables = tables
         self._funcs = context.module.funcs
         self._nimported = context.nimported_funcs
-        self._state = array("q", bytes(8 * w.STATE))
+        self._state = array("q", bytes(8 * n.STATE))
         buffer = self._funcs.buffer
         address = ctypes.cast(ctypes.c_char_p(buffer), ctypes.c_void_p).value or 0
         codes = tables.opcodes
@@ -156,8 +156,8 @@ class Scanner:
         places = [part for one in arrays for part in one.buffer_info()]
         self._arrays = array("Q", [*self._state.buffer_info(), address, len(buffer), *places, *self._scratch.places])
         self._address = self._arrays.buffer_info()[0]
-        self._state[w.MULTI_VALUE] = Feature.MULTI_VALUE in context.features
-        self._state[w.EXN], self._state[w.EXNREF] = tables.exn, tables.exnref
+        self._state[n.MULTI_VALUE] = Feature.MULTI_VALUE in context.features
+        self._state[n.EXN], self._state[n.EXNREF] = tables.exn, tables.exnref
         self._blocktypes: dict[int, tuple[tuple[ValType, ...], tuple[ValType, ...]]] = {0: ((), ())}
 
     def accepts(self, index: int) -> bool:
@@ -181,7 +181,7 @@ class Scanner:
             written = {name: views[name][: state[count] * each] for name, (count, each) in _COUNTS.items()}
             ops, offsets = written.pop("ops").tobytes(), written.pop("offsets").tobytes()
             lists = {name: view.tolist() for name, view in written.items()}
-            max_height = state[w.MAX_HEIGHT]
+            max_height = state[n.MAX_HEIGHT]
         functype = context.func_comptype(self._tables.funcs[self._nimported + index])
         locals_ = tuple([self._tables.types[number] for number in lists["locals"]])
         record = FunctionRecord(locals_, len(functype.params), functype.results)
@@ -196,9 +196,9 @@ class Scanner:
         if end - start > MOST_NBYTES:
             return False
         state = self._state
-        state[w.START], state[w.END] = start, end
-        state[w.FUNC] = self._tables.funcs[self._nimported + index]
-        return self._run(self._address) == w.YES
+        state[n.START], state[n.END] = start, end
+        state[n.FUNC] = self._tables.funcs[self._nimported + index]
+        return self._run(self._address) == n.YES
 
     def _fill(
         self, record: FunctionRecord, context: Context, functype: FuncType, written: dict[str, list[int]]
@@ -211,7 +211,7 @@ class Scanner:
         blocks = record.blocks = yield from self._block_steps(context, functype, written["blocks"])
         record.tries = [block for block in blocks if block.kind in ("try", "try_table")]
         _enter_catches(blocks, written["catches"])
-        objects: list[Any] = [*types, *[None] * (w.NTYPES - len(types)), *blocks]
+        objects: list[Any] = [*types, *[None] * (n.NTYPES - len(types)), *blocks]
         for at, what in zip(written["fix_at"], written["fix_what"], strict=True):
             immediates[at] = objects[what]
         for at in written["pairs"]:
@@ -230,7 +230,7 @@ class Scanner:
         fields = iter(written)
         blocks = []
         for kind, blocktype, start, else_, end, targeted, has_call, has_loop, height, depth in zip(
-            *[fields] * w.BLOCK, strict=True
+            *[fields] * n.BLOCK, strict=True
         ):
             params, results = self._blocktypes.get(blocktype) or self._blocktype(context, blocktype)
             block = Block(_NAMES[kind], params, results, height, depth)
@@ -248,10 +248,10 @@ class Scanner:
         return blocks
 
     def _blocktype(self, context: Context, number: int) -> tuple[tuple[ValType, ...], tuple[ValType, ...]]:
-        if number < w.NTYPES:
+        if number < n.NTYPES:
             made: tuple[tuple[ValType, ...], tuple[ValType, ...]] = ((), (self._tables.types[number],))
         else:
-            functype = context.func_comptype(number - w.NTYPES)
+            functype = context.func_comptype(number - n.NTYPES)
             made = (functype.params, functype.results)
         self._blocktypes[number] = made
         return made
@@ -266,8 +266,8 @@ class Scanner:
 def _enter_catches(blocks: list[Block], written: list[int]) -> None:
     clauses: dict[int, list[tuple[int, int | None, Block | int]]] = {}
     fields = iter(written)
-    for number, kind, tag, target in zip(*[fields] * w.CATCH, strict=True):
-        place = target if kind & w.AT_OPERATOR else blocks[target]
-        clauses.setdefault(number, []).append((kind & ~w.AT_OPERATOR, None if tag == w.NO_TAG else tag, place))
+    for number, kind, tag, target in zip(*[fields] * n.CATCH, strict=True):
+        place = target if kind & n.AT_OPERATOR else blocks[target]
+        clauses.setdefault(number, []).append((kind & ~n.AT_OPERATOR, None if tag == n.NO_TAG else tag, place))
     for number, found in clauses.items():
         blocks[number].catches = tuple(found)

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from functools import cache
 from typing import Final
 
-from aiowasm.engine.native.scanning import walk as w
+from aiowasm.engine.native.scanning import names as n
 from aiowasm.errors import InvalidError, MalformedError
 from aiowasm.features import Feature, Features
 from aiowasm.syntax.code import read_valtype
@@ -26,31 +26,31 @@ _NO_FUNCTYPE: Final = 0xFFFF_FFFF
 _EVERY: Final = 4000
 
 _KINDS: Final = {
-    "local.get": w.LOCAL_GET,
-    "local.set": w.LOCAL_SET,
-    "local.tee": w.LOCAL_TEE,
-    "i32.const": w.I32_CONST,
-    "i64.const": w.I64_CONST,
-    "f32.const": w.FLOAT_CONST,
-    "f64.const": w.FLOAT_CONST,
-    "global.get": w.GLOBAL_GET,
-    "global.set": w.GLOBAL_SET,
-    "drop": w.DROP,
-    "select": w.SELECT,
-    "select_t": w.SELECT,
-    "v128.const": w.LANES,
-    "i8x16.shuffle": w.LANES,
-    "memory.size": w.BYTES,
-    "memory.grow": w.BULK,
-    "memory.copy": w.BULK,
-    "memory.fill": w.BULK,
+    "local.get": n.LOCAL_GET,
+    "local.set": n.LOCAL_SET,
+    "local.tee": n.LOCAL_TEE,
+    "i32.const": n.I32_CONST,
+    "i64.const": n.I64_CONST,
+    "f32.const": n.FLOAT_CONST,
+    "f64.const": n.FLOAT_CONST,
+    "global.get": n.GLOBAL_GET,
+    "global.set": n.GLOBAL_SET,
+    "drop": n.DROP,
+    "select": n.SELECT,
+    "select_t": n.SELECT,
+    "v128.const": n.LANES,
+    "i8x16.shuffle": n.LANES,
+    "memory.size": n.BYTES,
+    "memory.grow": n.BULK,
+    "memory.copy": n.BULK,
+    "memory.fill": n.BULK,
 } | dict.fromkeys(
     (
         *("unreachable", "nop", "block", "loop", "if", "else", "end", "br", "br_if", "br_table", "return"),
         *("call", "call_indirect", "return_call", "return_call_indirect"),
         *("try", "catch", "catch_all", "delegate", "try_table", "throw", "throw_ref", "rethrow"),
     ),
-    w.CONTROL,
+    n.CONTROL,
 )
 # With the numbers of bytes that follow, and the power of two from which on a length is large.
 _DETAILS: Final = {
@@ -100,16 +100,16 @@ def _kind(row: Instruction) -> tuple[int, int]:
     if row.name in _KINDS:
         return _KINDS[row.name], _DETAILS.get(row.name, 0)
     if row.type is None or len(row.immediates) > 1:
-        return w.DECLINED, 0
+        return n.DECLINED, 0
     if not row.immediates:
-        return w.FIXED, 0
+        return n.FIXED, 0
     (word,) = row.immediates
     if word.startswith("memarg:"):
-        return w.ATOMIC if row.code >= BY_NAME["memory.atomic.notify"].code else w.ACCESS, int(word[7:])
+        return n.ATOMIC if row.code >= BY_NAME["memory.atomic.notify"].code else n.ACCESS, int(word[7:])
     if word == "lane" and row.operation is not None:
         nlanes = int(row.operation.shape.split("x")[1])
-        return w.BYTES, 1 | (nlanes.bit_length() - 1) << 5
-    return w.DECLINED, 0
+        return n.BYTES, 1 | (nlanes.bit_length() - 1) << 5
+    return n.DECLINED, 0
 
 
 def _packed(types: list[int]) -> int:
@@ -131,7 +131,7 @@ class ModuleTables:
         for number in NUMBERS:
             self._number(number)
         self.sigs = array("I")
-        self.sigtypes = array("B", range(w.NTYPES))
+        self.sigtypes = array("B", range(n.NTYPES))
         self.funcs = array("I")
         self.globals = array("H")
         self.tables = array("B")
@@ -183,7 +183,7 @@ class ModuleTables:
         """The number of a type; 0 where there are too many."""
         number = self._numbers.get(valtype)
         if number is None:
-            number = len(self.types) if len(self.types) < w.NTYPES else 0
+            number = len(self.types) if len(self.types) < n.NTYPES else 0
             self._numbers[valtype] = number
             if number:
                 self.types.append(valtype)

@@ -11,246 +11,20 @@ Types are numbers: an entry of a module's list, equal only if the types are the 
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence
-from typing import Final
+from aiowasm.engine.native.scanning import names as n
+from aiowasm.engine.native.scanning.control import (
+    enter_catch,
+    label_arity,
+    label_types,
+    read_blocktype,
+    read_catches,
+    read_targets,
+    target,
+)
+from aiowasm.engine.native.scanning.names import Bytes, Halves, Longs, Words
+from aiowasm.engine.native.scanning.operands import number, pop, pop_list, push, push_list, read_locals, same_list
 
 __all__ = ("validate",)
-
-Bytes = MutableSequence[int]
-Halves = MutableSequence[int]
-Words = MutableSequence[int]
-Longs = MutableSequence[int]
-
-NO: Final = -1
-YES: Final = 0
-
-# How an opcode is treated.
-DECLINED: Final = 0
-FIXED: Final = 1
-LOCAL_GET: Final = 2
-I32_CONST: Final = 3
-ACCESS: Final = 4
-LOCAL_SET: Final = 5
-LOCAL_TEE: Final = 6
-CONTROL: Final = 7
-I64_CONST: Final = 8
-GLOBAL_GET: Final = 9
-GLOBAL_SET: Final = 10
-DROP: Final = 11
-SELECT: Final = 12
-FLOAT_CONST: Final = 13
-BYTES: Final = 14
-LANES: Final = 15
-BULK: Final = 16
-ATOMIC: Final = 17
-
-# Of `state`: what is given,
-START: Final = 0
-END: Final = 1
-FUNC: Final = 2
-MULTI_VALUE: Final = 3
-EXN: Final = 4
-EXNREF: Final = 5
-# what comes back,
-NLOCALS: Final = 6
-NOPS: Final = 7
-NCOSTS: Final = 8
-NCHECKS: Final = 9
-NFIXES: Final = 10
-NAGAIN: Final = 11
-NPAIRS: Final = 12
-NBLOCKS: Final = 13
-NTABLES: Final = 14
-NCATCHES: Final = 15
-NLABELS: Final = 16
-MAX_HEIGHT: Final = 17
-# and the last number that was read.
-VALUE: Final = 18
-STATE: Final = 19
-
-# Of an entry of `ctrl`.
-KIND: Final = 0
-PARAMS: Final = 1
-NPARAMS: Final = 2
-RESULTS: Final = 3
-NRESULTS: Final = 4
-HEIGHT: Final = 5
-UNREACHABLE: Final = 6
-LIVE: Final = 7
-ELSED: Final = 8
-CAUGHT_ALL: Final = 9
-NUMBER: Final = 10
-CTRL: Final = 11
-
-# Of an entry of `blocks`, which has its KIND first too.
-TYPE: Final = 1
-BEGIN: Final = 2
-ELSE: Final = 3
-FINISH: Final = 4
-TARGETED: Final = 5
-HAS_CALL: Final = 6
-HAS_LOOP: Final = 7
-BASE: Final = 8
-DEPTH: Final = 9
-BLOCK: Final = 10
-
-# Of an entry of `catches`: number of the block, kind (AT_OPERATOR added where the target is an operator), tag, target.
-CATCH: Final = 4
-CATCH_TAG: Final = 0
-CATCH_ALL: Final = 2
-CATCH_DELEGATE: Final = 4
-AT_OPERATOR: Final = 16
-NO_TAG: Final = 0xFFFF_FFFF
-
-NTYPES: Final = 256
-"""Block types from here on are type indices; those below are types, and 0 none."""
-
-FUNCTION: Final = 0
-OP_UNREACHABLE: Final = 0x00
-OP_NOP: Final = 0x01
-OP_BLOCK: Final = 0x02
-OP_LOOP: Final = 0x03
-OP_IF: Final = 0x04
-OP_ELSE: Final = 0x05
-OP_TRY: Final = 0x06
-OP_CATCH: Final = 0x07
-OP_THROW: Final = 0x08
-OP_RETHROW: Final = 0x09
-OP_THROW_REF: Final = 0x0A
-OP_END: Final = 0x0B
-OP_BR: Final = 0x0C
-OP_BR_IF: Final = 0x0D
-OP_BR_TABLE: Final = 0x0E
-OP_RETURN: Final = 0x0F
-OP_CALL: Final = 0x10
-OP_CALL_INDIRECT: Final = 0x11
-OP_RETURN_CALL: Final = 0x12
-OP_RETURN_CALL_INDIRECT: Final = 0x13
-OP_DELEGATE: Final = 0x18
-OP_CATCH_ALL: Final = 0x19
-OP_SELECT_T: Final = 0x1C
-OP_TRY_TABLE: Final = 0x1F
-OP_I32_CONST: Final = 0x41
-OP_I64_CONST: Final = 0x42
-OP_MEMORY_GROW: Final = 0x40
-
-I32: Final = 1
-CHECK_EVERY: Final = 4096
-MOST_WORK: Final = 1_000_000
-"""Operands of long lists that a body may move before the walk that yields takes over."""
-MANY: Final = 8
-MOST_PARAMS: Final = 1000
-"""What is no function type has more."""
-MOST_LOCALS: Final = 1000
-"""Up to here the types of locals are a tuple."""
-MOST_CATCHES: Final = 1000
-CATCH_WORK: Final = 500
-"""So that a body has fewer catches than the limit on those of one block."""
-MEMORY_INDEX: Final = 0x40
-"""The flag of an alignment that a memory's index follows."""
-
-
-def number(buf: Bytes, p: int, state: Longs, nbits: int, signed: int) -> int:
-    """Read a number of *nbits* bits at *p* into `state[VALUE]`; return the offset after it, or NO."""
-    value = 0
-    shift = 0
-    byte = 128
-    while byte >= 128:
-        byte = buf[p]
-        p += 1
-        if shift + 7 >= nbits:
-            left = nbits - shift
-            if byte >= 128:
-                return NO
-            if signed:
-                # The bits from the sign bit upwards must all be equal.
-                rest = byte >> (left - 1)
-                if rest != 0 and rest != 127 >> (left - 1):
-                    return NO
-            elif byte >> left != 0:
-                return NO
-        value |= (byte & 127) << shift
-        shift += 7
-    if signed and byte & 64 and shift < 64:
-        value |= -1 << shift
-    state[VALUE] = value
-    return p
-
-
-def pop(stack: Bytes, sp: int, height: int, unreachable: int, types: int) -> int:
-    """Pop operands of packed *types*, the last in the lowest byte; return the new height, or NO."""
-    while types != 0:
-        if sp > height:
-            sp -= 1
-            if stack[sp] != types & 255:
-                return NO
-        elif not unreachable:
-            return NO
-        types >>= 8
-    return sp
-
-
-def push(stack: Bytes, sp: int, types: int) -> int:
-    """Push operands of packed *types*, the first in the lowest byte; return the new height."""
-    while types != 0:
-        stack[sp] = types & 255
-        sp += 1
-        types >>= 8
-    return sp
-
-
-def pop_list(stack: Bytes, sp: int, height: int, unreachable: int, sigtypes: Bytes, first: int, count: int) -> int:
-    """Pop operands of a list of types; return the new height, or NO."""
-    while count > 0:
-        count -= 1
-        if sp > height:
-            sp -= 1
-            if stack[sp] != sigtypes[first + count]:
-                return NO
-        else:
-            if not unreachable:
-                return NO
-            count = 0
-    return sp
-
-
-def push_list(stack: Bytes, sp: int, sigtypes: Bytes, first: int, count: int) -> int:
-    """Push operands of a list of types; return the new height."""
-    at = 0
-    while at < count:
-        stack[sp] = sigtypes[first + at]
-        sp += 1
-        at += 1
-    return sp
-
-
-def read_locals(
-    state: Longs, buf: Bytes, p: int, end: int, sigs: Words, sigtypes: Bytes, valtypes: Bytes, locals_: Bytes
-) -> int:
-    """Fill in the types of parameters and locals; return the offset of the body, or NO."""
-    sig = 3 * state[FUNC]
-    nlocals = sigs[sig + 1]
-    push_list(locals_, 0, sigtypes, sigs[sig], nlocals)
-    p = number(buf, p, state, 32, 0)
-    if p < 0:
-        return NO
-    nruns = state[VALUE]
-    while nruns > 0:
-        p = number(buf, p, state, 32, 0)
-        if p < 0 or p >= end:
-            return NO
-        count = state[VALUE]
-        valtype = valtypes[buf[p]]
-        p += 1
-        if valtype == 0:
-            return NO
-        while count > 0:
-            locals_[nlocals] = valtype
-            nlocals += 1
-            count -= 1
-        nruns -= 1
-    state[NLOCALS] = nlocals
-    return p
 
 
 def validate(
@@ -287,13 +61,18 @@ def validate(
     tabled: Words,
     catches: Words,
 ) -> int:
-    """Validate and record the body that `state` names; return YES, or NO if it is for the validator's own walk."""
-    end = state[END]
-    p = read_locals(state, buf, state[START], end, sigs, sigtypes, valtypes, locals_)
+    """Validate and record the body that `state` names; return YES, or NO if it is for the validator's own walk.
+
+    What instructions are (*kinds* to *costs*) and what the module has (*sigs* to *valtypes*) comes from `tables`; the
+    walk works in *stack* to *ctrl* and writes what it records from *ops* on, as `scanner` reads it. Names of fields are
+    in `names`. `live` code can be reached and is recorded; `unreachable` is the standard's: any operands may be popped.
+    """
+    end = state[n.END]
+    p = read_locals(state, buf, state[n.START], end, sigs, sigtypes, valtypes, locals_)
     if p < 0:
-        return NO
-    nlocals = state[NLOCALS]
-    sig = 3 * state[FUNC]
+        return n.NO
+    nlocals = state[n.NLOCALS]
+    sig = 3 * state[n.FUNC]
     own_results = sigs[sig] + sigs[sig + 1]
     own_nresults = sigs[sig + 2]
     nops = 0
@@ -302,9 +81,10 @@ def validate(
     nfixes = 0
     nagain = 0
     npairs = 0
-    nlabels = 0
+    state[n.NLABELS] = 0
     ntables = 0
-    ncatches = 0
+    state[n.NCATCHES] = 0
+    state[n.WORK] = 0
     sp = 0
     height = 0
     max_height = 0
@@ -313,27 +93,26 @@ def validate(
     segment = -1
     total = 1
     before = 0
-    check = CHECK_EVERY
-    work = 0
+    check = n.CHECK_EVERY
     depth = 0
     c = 0
-    ctrl[KIND] = FUNCTION
-    ctrl[RESULTS] = own_results
-    ctrl[NRESULTS] = own_nresults
-    ctrl[HEIGHT] = 0
-    ctrl[LIVE] = 0
-    ctrl[ELSED] = 0
-    ctrl[NUMBER] = 0
+    ctrl[n.KIND] = n.FUNCTION
+    ctrl[n.RESULTS] = own_results
+    ctrl[n.NRESULTS] = own_nresults
+    ctrl[n.HEIGHT] = 0
+    ctrl[n.LIVE] = 0
+    ctrl[n.ELSED] = 0
+    ctrl[n.NUMBER] = 0
     b = 0
-    blocks[KIND] = FUNCTION
-    blocks[TYPE] = 0
-    blocks[BEGIN] = -1
-    blocks[ELSE] = -1
-    blocks[TARGETED] = 0
-    blocks[HAS_CALL] = 0
-    blocks[HAS_LOOP] = 0
-    blocks[BASE] = 0
-    blocks[DEPTH] = 0
+    blocks[n.KIND] = n.FUNCTION
+    blocks[n.TYPE] = 0
+    blocks[n.BEGIN] = -1
+    blocks[n.ELSE] = -1
+    blocks[n.TARGETED] = 0
+    blocks[n.HAS_CALL] = 0
+    blocks[n.HAS_LOOP] = 0
+    blocks[n.BASE] = 0
+    blocks[n.DEPTH] = 0
     nblocks = 1
     while p < end:
         pos = p
@@ -342,9 +121,9 @@ def validate(
         if op >= 0xFB:
             prefix = op
             p = number(buf, p, state, 32, 0)
-            op = state[VALUE]
+            op = state[n.VALUE]
             if p < 0 or op >= 0x200 or prefix == 0xFF or (op >= 0x100 and prefix != 0xFD):
-                return NO
+                return n.NO
             op += (prefix - 0xFA) << 8
             if prefix == 0xFE:
                 op += 0x100
@@ -354,48 +133,48 @@ def validate(
         new = 0
         dead = 0
         recorded = live
-        if kind == FIXED:
+        if kind == n.FIXED:
             if params[op]:
                 sp = pop(stack, sp, height, unreachable, params[op])
                 if sp < 0:
-                    return NO
+                    return n.NO
             sp = push(stack, sp, results[op])
-        elif kind == LOCAL_GET:
+        elif kind == n.LOCAL_GET:
             imm = buf[p]
             p += 1
             if imm >= 128:
                 p = number(buf, p - 1, state, 32, 0)
-                imm = state[VALUE]
+                imm = state[n.VALUE]
             if p < 0 or imm >= nlocals:
-                return NO
+                return n.NO
             stack[sp] = locals_[imm]
             sp += 1
-        elif kind == I32_CONST:
+        elif kind == n.I32_CONST:
             p = number(buf, p, state, 32, 1)
             if p < 0:
-                return NO
-            imm = state[VALUE] & 0xFFFF_FFFF
-            stack[sp] = I32
+                return n.NO
+            imm = state[n.VALUE] & 0xFFFF_FFFF
+            stack[sp] = n.I32
             sp += 1
-        elif kind in (ACCESS, ATOMIC):
+        elif kind in (n.ACCESS, n.ATOMIC):
             align = buf[p]
             p += 1
             memidx = 0
-            if align >= MEMORY_INDEX:
+            if align >= n.MEMORY_INDEX:
                 # Memories marked with 0 are for others: the feature is off, or their addresses are not the first's.
-                align -= MEMORY_INDEX
+                align -= n.MEMORY_INDEX
                 p = number(buf, p, state, 32, 0)
-                memidx = state[VALUE]
+                memidx = state[n.VALUE]
                 if p < 0 or not mems[memidx]:
-                    return NO
+                    return n.NO
             imm = buf[p]
             p += 1
             if imm >= 128:
                 p = number(buf, p - 1, state, 64, 0)
-                imm = state[VALUE]
+                imm = state[n.VALUE]
             # A longer number is for others, as are offsets beyond 32 bits.
-            if p < 0 or align > details[op] or (kind == ATOMIC and align != details[op]) or imm >> 32 != 0:
-                return NO
+            if p < 0 or align > details[op] or (kind == n.ATOMIC and align != details[op]) or imm >> 32 != 0:
+                return n.NO
             if memidx > 0:
                 imm = memidx | imm << 32
                 if live:
@@ -403,51 +182,46 @@ def validate(
                     npairs += 1
             sp = pop(stack, sp, height, unreachable, params[op])
             if sp < 0:
-                return NO
+                return n.NO
             sp = push(stack, sp, results[op])
-        elif kind in (LOCAL_SET, LOCAL_TEE):
+        elif kind in (n.LOCAL_SET, n.LOCAL_TEE):
             imm = buf[p]
             p += 1
             if imm >= 128:
                 p = number(buf, p - 1, state, 32, 0)
-                imm = state[VALUE]
+                imm = state[n.VALUE]
             if p < 0 or imm >= nlocals:
-                return NO
+                return n.NO
             sp = pop(stack, sp, height, unreachable, locals_[imm])
             if sp < 0:
-                return NO
-            if kind == LOCAL_TEE:
+                return n.NO
+            if kind == n.LOCAL_TEE:
                 stack[sp] = locals_[imm]
                 sp += 1
-        elif kind == CONTROL:
-            if op in (OP_END, OP_DELEGATE):
-                first = ctrl[c + RESULTS]
-                count = ctrl[c + NRESULTS]
+        elif kind == n.CONTROL:
+            if op in (n.OP_END, n.OP_DELEGATE):
+                first = ctrl[c + n.RESULTS]
+                count = ctrl[c + n.NRESULTS]
                 sp = pop_list(stack, sp, height, unreachable, sigtypes, first, count)
                 if sp != height:
-                    return NO
-                if count > MANY:
-                    work += count
-                if op == OP_DELEGATE:
-                    if ctrl[c + KIND] != OP_TRY or ctrl[c + ELSED]:
-                        return NO
-                elif ctrl[c + KIND] == OP_IF and not ctrl[c + ELSED]:
-                    if ctrl[c + NPARAMS] != count:
-                        return NO
-                    at = 0
-                    while at < count:
-                        if sigtypes[ctrl[c + PARAMS] + at] != sigtypes[first + at]:
-                            return NO
-                        at += 1
+                    return n.NO
+                if count > n.MANY:
+                    state[n.WORK] += count
+                if op == n.OP_DELEGATE:
+                    if ctrl[c + n.KIND] != n.OP_TRY or ctrl[c + n.ELSED]:
+                        return n.NO
+                elif ctrl[c + n.KIND] == n.OP_IF and not ctrl[c + n.ELSED]:
+                    if ctrl[c + n.NPARAMS] != count or not same_list(sigtypes, ctrl[c + n.PARAMS], first, count):
+                        return n.NO
                     if b >= 0:
-                        ctrl[c + LIVE] = 1
+                        ctrl[c + n.LIVE] = 1
                 if b >= 0:
-                    blocks[b + FINISH] = nops
-                    if ctrl[c + LIVE] or (blocks[b + TARGETED] and ctrl[c + KIND] != OP_LOOP):
+                    blocks[b + n.FINISH] = nops
+                    if ctrl[c + n.LIVE] or (blocks[b + n.TARGETED] and ctrl[c + n.KIND] != n.OP_LOOP):
                         live = 1
                 if depth == 0:
-                    if op == OP_DELEGATE:
-                        return NO
+                    if op == n.OP_DELEGATE:
+                        return n.NO
                     ops[nops] = op
                     imms[nops] = 0
                     offsets[nops] = pos
@@ -456,442 +230,345 @@ def validate(
                     break
                 recorded = 0
                 closed = b
-                closed_kind = ctrl[c + KIND]
-                closed_elsed = ctrl[c + ELSED]
-                closed_number = ctrl[c + NUMBER]
+                closed_kind = ctrl[c + n.KIND]
+                closed_elsed = ctrl[c + n.ELSED]
+                closed_number = ctrl[c + n.NUMBER]
                 depth -= 1
-                c -= CTRL
-                height = ctrl[c + HEIGHT]
-                unreachable = ctrl[c + UNREACHABLE]
-                b = BLOCK * ctrl[c + NUMBER]
+                c -= n.CTRL
+                height = ctrl[c + n.HEIGHT]
+                unreachable = ctrl[c + n.UNREACHABLE]
+                b = n.BLOCK * ctrl[c + n.NUMBER]
                 sp = push_list(stack, sp, sigtypes, first, count)
-                if op == OP_DELEGATE:
+                if op == n.OP_DELEGATE:
                     p = number(buf, p, state, 32, 0)
-                    if p < 0 or state[VALUE] > depth:
-                        return NO
+                    if p < 0 or state[n.VALUE] > depth:
+                        return n.NO
                     if closed >= 0:
-                        t = ctrl[CTRL * (depth - state[VALUE]) + NUMBER]
-                        fix = NTYPES + t
-                        catches[ncatches] = closed_number
-                        catches[ncatches + 1] = CATCH_DELEGATE
-                        catches[ncatches + 2] = NO_TAG
-                        catches[ncatches + 3] = t
-                        ncatches += CATCH
+                        t = ctrl[n.CTRL * (depth - state[n.VALUE]) + n.NUMBER]
+                        fix = n.NTYPES + t
+                        enter_catch(state, catches, closed_number, n.CATCH_DELEGATE, n.NO_TAG, t)
                 if closed >= 0:
                     recorded = 1
-                    if blocks[closed + HAS_CALL]:
-                        blocks[b + HAS_CALL] = 1
-                    if blocks[closed + HAS_LOOP] or closed_kind == OP_LOOP:
-                        blocks[b + HAS_LOOP] = 1
-                    if closed_kind == OP_IF or closed_elsed or (blocks[closed + TARGETED] and closed_kind != OP_LOOP):
+                    if blocks[closed + n.HAS_CALL]:
+                        blocks[b + n.HAS_CALL] = 1
+                    if blocks[closed + n.HAS_LOOP] or closed_kind == n.OP_LOOP:
+                        blocks[b + n.HAS_LOOP] = 1
+                    if (
+                        closed_kind == n.OP_IF
+                        or closed_elsed
+                        or (blocks[closed + n.TARGETED] and closed_kind != n.OP_LOOP)
+                    ):
                         new = 1
-            elif op in (OP_BLOCK, OP_LOOP, OP_IF, OP_TRY, OP_TRY_TABLE):
-                blocktype = buf[p]
-                p += 1
-                first = 0
-                nparams = 0
-                nresults = 0
-                if blocktype == 0x40:
-                    blocktype = 0
-                elif blocktype & 0xC0 == 0x40:
-                    blocktype = valtypes[blocktype]
-                    if blocktype == 0:
-                        return NO
-                    first = blocktype
-                    nresults = 1
-                else:
-                    p = number(buf, p - 1, state, 33, 1)
-                    blocktype = state[VALUE]
-                    if p < 0 or blocktype < 0:
-                        return NO
-                    first = sigs[3 * blocktype]
-                    nparams = sigs[3 * blocktype + 1]
-                    nresults = sigs[3 * blocktype + 2]
-                    if nparams > MOST_PARAMS:
-                        return NO
-                    if not state[MULTI_VALUE] and (nparams > 0 or nresults > 1):
-                        return NO
-                    blocktype += NTYPES
-                if op == OP_IF:
-                    sp = pop(stack, sp, height, unreachable, I32)
+            elif op in (n.OP_BLOCK, n.OP_LOOP, n.OP_IF, n.OP_TRY, n.OP_TRY_TABLE):
+                p = read_blocktype(state, buf, p, sigs, valtypes)
+                if p < 0:
+                    return n.NO
+                first = state[n.BLOCK_PARAMS]
+                nparams = state[n.BLOCK_NPARAMS]
+                nresults = state[n.BLOCK_NRESULTS]
+                if op == n.OP_IF:
+                    sp = pop(stack, sp, height, unreachable, n.I32)
                     if sp < 0:
-                        return NO
-                if op == OP_TRY_TABLE:
-                    p = number(buf, p, state, 32, 0)
-                    left = state[VALUE]
-                    if p < 0 or left > MOST_CATCHES:
-                        return NO
-                    while left > 0:
-                        left -= 1
-                        clause = buf[p]
-                        p += 1
-                        tag = NO_TAG
-                        count = 0
-                        at = 0
-                        if clause < 2:
-                            p = number(buf, p, state, 32, 0)
-                            if p < 0:
-                                return NO
-                            tag = state[VALUE]
-                            at = sigs[3 * tags[tag]]
-                            count = sigs[3 * tags[tag] + 1]
-                        p = number(buf, p, state, 32, 0)
-                        if p < 0 or p > end or clause > 3 or state[VALUE] > depth:
-                            return NO
-                        t = CTRL * (depth - state[VALUE])
-                        label = ctrl[t + RESULTS]
-                        arity = ctrl[t + NRESULTS]
-                        if ctrl[t + KIND] == OP_LOOP:
-                            label = ctrl[t + PARAMS]
-                            arity = ctrl[t + NPARAMS]
-                        work += arity
-                        if arity != count + (clause & 1):
-                            return NO
-                        if clause & 1:
-                            arity = sigtypes[label + count]
-                            if arity == 0 or (arity != state[EXN] and arity != state[EXNREF]):
-                                return NO
-                        while count > 0:
-                            count -= 1
-                            if sigtypes[label + count] != sigtypes[at + count]:
-                                return NO
-                        if live:
-                            t = ctrl[t + NUMBER]
-                            blocks[BLOCK * t + TARGETED] = 1
-                            catches[ncatches] = nblocks
-                            catches[ncatches + 1] = clause
-                            catches[ncatches + 2] = tag
-                            catches[ncatches + 3] = t
-                            ncatches += CATCH
+                        return n.NO
+                if op == n.OP_TRY_TABLE:
+                    block = n.NO
+                    if live:
+                        block = nblocks
+                    p = read_catches(state, buf, p, depth, block, sigs, sigtypes, tags, ctrl, blocks, catches)
+                    if p < 0:
+                        return n.NO
                 if nparams > 0:
                     sp = pop_list(stack, sp, height, unreachable, sigtypes, first, nparams)
                     if sp < 0:
-                        return NO
-                if nparams + nresults > MANY:
-                    work += nparams + nresults
-                ctrl[c + UNREACHABLE] = unreachable
+                        return n.NO
+                if nparams + nresults > n.MANY:
+                    state[n.WORK] += nparams + nresults
+                ctrl[c + n.UNREACHABLE] = unreachable
                 depth += 1
-                c += CTRL
+                c += n.CTRL
                 height = sp
                 unreachable = 0
-                b = NO
-                ctrl[c + NUMBER] = NO
+                b = n.NO
+                ctrl[c + n.NUMBER] = n.NO
                 if live:
-                    ctrl[c + NUMBER] = nblocks
-                    fix = NTYPES + nblocks
-                    b = BLOCK * nblocks
+                    ctrl[c + n.NUMBER] = nblocks
+                    fix = n.NTYPES + nblocks
+                    b = n.BLOCK * nblocks
                     nblocks += 1
-                    blocks[b + KIND] = op
-                    blocks[b + TYPE] = blocktype
-                    blocks[b + BEGIN] = nops
-                    blocks[b + ELSE] = -1
-                    blocks[b + TARGETED] = 0
-                    blocks[b + HAS_CALL] = 0
-                    if op == OP_TRY_TABLE:
-                        blocks[b + HAS_CALL] = 1
-                    blocks[b + HAS_LOOP] = 0
-                    blocks[b + BASE] = height
-                    blocks[b + DEPTH] = depth
-                ctrl[c + KIND] = op
-                ctrl[c + PARAMS] = first
-                ctrl[c + NPARAMS] = nparams
-                ctrl[c + RESULTS] = first + nparams
-                ctrl[c + NRESULTS] = nresults
-                ctrl[c + HEIGHT] = height
-                ctrl[c + LIVE] = 0
-                ctrl[c + ELSED] = 0
-                ctrl[c + CAUGHT_ALL] = 0
+                    blocks[b + n.KIND] = op
+                    blocks[b + n.TYPE] = state[n.BLOCK_TYPE]
+                    blocks[b + n.BEGIN] = nops
+                    blocks[b + n.ELSE] = -1
+                    blocks[b + n.TARGETED] = 0
+                    blocks[b + n.HAS_CALL] = 0
+                    if op == n.OP_TRY_TABLE:
+                        blocks[b + n.HAS_CALL] = 1
+                    blocks[b + n.HAS_LOOP] = 0
+                    blocks[b + n.BASE] = height
+                    blocks[b + n.DEPTH] = depth
+                ctrl[c + n.KIND] = op
+                ctrl[c + n.PARAMS] = first
+                ctrl[c + n.NPARAMS] = nparams
+                ctrl[c + n.RESULTS] = first + nparams
+                ctrl[c + n.NRESULTS] = nresults
+                ctrl[c + n.HEIGHT] = height
+                ctrl[c + n.LIVE] = 0
+                ctrl[c + n.ELSED] = 0
+                ctrl[c + n.CAUGHT_ALL] = 0
                 sp = push_list(stack, sp, sigtypes, first, nparams)
-                if op == OP_LOOP:
+                if op == n.OP_LOOP:
                     new = 2
-                elif op == OP_IF:
+                elif op == n.OP_IF:
                     new = 1
-            elif op in (OP_ELSE, OP_CATCH, OP_CATCH_ALL):
-                if op == OP_ELSE:
-                    if ctrl[c + KIND] != OP_IF or ctrl[c + ELSED]:
-                        return NO
-                elif ctrl[c + KIND] != OP_TRY or ctrl[c + CAUGHT_ALL]:
-                    return NO
+            elif op in (n.OP_ELSE, n.OP_CATCH, n.OP_CATCH_ALL):
+                if op == n.OP_ELSE:
+                    if ctrl[c + n.KIND] != n.OP_IF or ctrl[c + n.ELSED]:
+                        return n.NO
+                elif ctrl[c + n.KIND] != n.OP_TRY or ctrl[c + n.CAUGHT_ALL]:
+                    return n.NO
                 else:
-                    work += CATCH_WORK
-                sp = pop_list(stack, sp, height, unreachable, sigtypes, ctrl[c + RESULTS], ctrl[c + NRESULTS])
+                    state[n.WORK] += n.CATCH_WORK
+                sp = pop_list(stack, sp, height, unreachable, sigtypes, ctrl[c + n.RESULTS], ctrl[c + n.NRESULTS])
                 if sp != height:
-                    return NO
-                work += ctrl[c + NRESULTS]
+                    return n.NO
+                state[n.WORK] += ctrl[c + n.NRESULTS]
                 if live:
-                    ctrl[c + LIVE] = 1
-                ctrl[c + ELSED] = 1
+                    ctrl[c + n.LIVE] = 1
+                ctrl[c + n.ELSED] = 1
                 live = 0
                 if b >= 0:
                     live = 1
                 recorded = live
                 unreachable = 0
                 new = 1
-                first = ctrl[c + PARAMS]
-                count = ctrl[c + NPARAMS]
-                tag = NO_TAG
-                if op == OP_CATCH:
+                first = ctrl[c + n.PARAMS]
+                count = ctrl[c + n.NPARAMS]
+                tag = n.NO_TAG
+                if op == n.OP_CATCH:
                     p = number(buf, p, state, 32, 0)
                     if p < 0:
-                        return NO
-                    imm = state[VALUE]
+                        return n.NO
+                    imm = state[n.VALUE]
                     tag = imm
                     first = sigs[3 * tags[imm]]
                     count = sigs[3 * tags[imm] + 1]
-                elif op == OP_CATCH_ALL:
-                    ctrl[c + CAUGHT_ALL] = 1
+                elif op == n.OP_CATCH_ALL:
+                    ctrl[c + n.CAUGHT_ALL] = 1
                     count = 0
                 if b >= 0:
-                    if op != OP_CATCH:
-                        blocks[b + ELSE] = nops
-                    if op != OP_ELSE:
-                        catches[ncatches] = ctrl[c + NUMBER]
-                        catches[ncatches + 1] = AT_OPERATOR + CATCH_TAG
-                        if op == OP_CATCH_ALL:
-                            catches[ncatches + 1] = AT_OPERATOR + CATCH_ALL
-                        catches[ncatches + 2] = tag
-                        catches[ncatches + 3] = nops
-                        ncatches += CATCH
-                        blocks[b + HAS_CALL] = 1
+                    if op != n.OP_CATCH:
+                        blocks[b + n.ELSE] = nops
+                    if op != n.OP_ELSE:
+                        clause = n.AT_OPERATOR + n.CATCH_TAG
+                        if op == n.OP_CATCH_ALL:
+                            clause = n.AT_OPERATOR + n.CATCH_ALL
+                        enter_catch(state, catches, ctrl[c + n.NUMBER], clause, tag, nops)
+                        blocks[b + n.HAS_CALL] = 1
                 sp = push_list(stack, sp, sigtypes, first, count)
-                work += count
-            elif op in (OP_BR, OP_BR_IF):
+                state[n.WORK] += count
+            elif op in (n.OP_BR, n.OP_BR_IF):
                 p = number(buf, p, state, 32, 0)
-                if p < 0 or state[VALUE] > depth:
-                    return NO
-                t = CTRL * (depth - state[VALUE])
-                if op == OP_BR_IF:
-                    sp = pop(stack, sp, height, unreachable, I32)
+                if p < 0 or state[n.VALUE] > depth:
+                    return n.NO
+                t = n.CTRL * (depth - state[n.VALUE])
+                if op == n.OP_BR_IF:
+                    sp = pop(stack, sp, height, unreachable, n.I32)
                     if sp < 0:
-                        return NO
+                        return n.NO
                     new = 1
                 else:
                     dead = 1
-                first = ctrl[t + RESULTS]
-                count = ctrl[t + NRESULTS]
-                if ctrl[t + KIND] == OP_LOOP:
-                    first = ctrl[t + PARAMS]
-                    count = ctrl[t + NPARAMS]
+                first = label_types(ctrl, t)
+                count = label_arity(ctrl, t)
                 if count > 0:
                     sp = pop_list(stack, sp, height, unreachable, sigtypes, first, count)
                     if sp < 0:
-                        return NO
+                        return n.NO
                     sp = push_list(stack, sp, sigtypes, first, count)
-                    if count > MANY:
-                        work += count
+                    if count > n.MANY:
+                        state[n.WORK] += count
                 if live:
-                    t = ctrl[t + NUMBER]
-                    blocks[BLOCK * t + TARGETED] = 1
-                    fix = NTYPES + t
-            elif op in (OP_CALL, OP_CALL_INDIRECT, OP_RETURN_CALL, OP_RETURN_CALL_INDIRECT):
+                    fix = target(ctrl, blocks, t)
+            elif op in (n.OP_CALL, n.OP_CALL_INDIRECT, n.OP_RETURN_CALL, n.OP_RETURN_CALL_INDIRECT):
                 p = number(buf, p, state, 32, 0)
                 if p < 0:
-                    return NO
-                imm = state[VALUE]
-                if op in (OP_CALL, OP_RETURN_CALL):
+                    return n.NO
+                imm = state[n.VALUE]
+                if op in (n.OP_CALL, n.OP_RETURN_CALL):
                     sig = 3 * funcs[imm]
                 else:
                     sig = 3 * imm
                     p = number(buf, p, state, 32, 0)
                     if p < 0:
-                        return NO
-                    if tables[state[VALUE]] == 0:
-                        return NO
-                    sp = pop(stack, sp, height, unreachable, tables[state[VALUE]])
+                        return n.NO
+                    if tables[state[n.VALUE]] == 0:
+                        return n.NO
+                    sp = pop(stack, sp, height, unreachable, tables[state[n.VALUE]])
                     if sp < 0:
-                        return NO
-                    imm |= state[VALUE] << 32
+                        return n.NO
+                    imm |= state[n.VALUE] << 32
                     if live:
                         pairs[npairs] = nops
                         npairs += 1
                 first = sigs[sig]
                 count = sigs[sig + 1]
                 nresults = sigs[sig + 2]
-                if count > MOST_PARAMS:
-                    return NO
+                if count > n.MOST_PARAMS:
+                    return n.NO
                 sp = pop_list(stack, sp, height, unreachable, sigtypes, first, count)
                 if sp < 0:
-                    return NO
-                if count + nresults > MANY:
-                    work += count + nresults
-                if op in (OP_CALL, OP_CALL_INDIRECT):
+                    return n.NO
+                if count + nresults > n.MANY:
+                    state[n.WORK] += count + nresults
+                if op in (n.OP_CALL, n.OP_CALL_INDIRECT):
                     sp = push_list(stack, sp, sigtypes, first + count, nresults)
                     new = 1
                 else:
                     dead = 1
-                    if nresults != own_nresults:
-                        return NO
-                    while nresults > 0:
-                        nresults -= 1
-                        if sigtypes[first + count + nresults] != sigtypes[own_results + nresults]:
-                            return NO
+                    if nresults != own_nresults or not same_list(sigtypes, first + count, own_results, nresults):
+                        return n.NO
                 if b >= 0:
-                    blocks[b + HAS_CALL] = 1
-            elif op == OP_RETURN:
+                    blocks[b + n.HAS_CALL] = 1
+            elif op == n.OP_RETURN:
                 dead = 1
                 sp = pop_list(stack, sp, height, unreachable, sigtypes, own_results, own_nresults)
                 if sp < 0:
-                    return NO
-                if own_nresults > MANY:
-                    work += own_nresults
-            elif op == OP_UNREACHABLE:
+                    return n.NO
+                if own_nresults > n.MANY:
+                    state[n.WORK] += own_nresults
+            elif op == n.OP_UNREACHABLE:
                 dead = 1
-            elif op == OP_THROW:
+            elif op == n.OP_THROW:
                 dead = 1
                 p = number(buf, p, state, 32, 0)
                 if p < 0:
-                    return NO
-                imm = state[VALUE]
+                    return n.NO
+                imm = state[n.VALUE]
                 count = sigs[3 * tags[imm] + 1]
                 sp = pop_list(stack, sp, height, unreachable, sigtypes, sigs[3 * tags[imm]], count)
                 if sp < 0:
-                    return NO
-                work += count
-            elif op == OP_THROW_REF:
+                    return n.NO
+                state[n.WORK] += count
+            elif op == n.OP_THROW_REF:
                 dead = 1
                 if sp > height:
                     sp -= 1
-                    if stack[sp] == 0 or (stack[sp] != state[EXN] and stack[sp] != state[EXNREF]):
-                        return NO
+                    if stack[sp] == 0 or (stack[sp] != state[n.EXN] and stack[sp] != state[n.EXNREF]):
+                        return n.NO
                 elif not unreachable:
-                    return NO
-            elif op == OP_RETHROW:
+                    return n.NO
+            elif op == n.OP_RETHROW:
                 dead = 1
                 p = number(buf, p, state, 32, 0)
-                if p < 0 or state[VALUE] > depth:
-                    return NO
-                t = CTRL * (depth - state[VALUE])
-                if ctrl[t + KIND] != OP_TRY or not ctrl[t + ELSED]:
-                    return NO
+                if p < 0 or state[n.VALUE] > depth:
+                    return n.NO
+                t = n.CTRL * (depth - state[n.VALUE])
+                if ctrl[t + n.KIND] != n.OP_TRY or not ctrl[t + n.ELSED]:
+                    return n.NO
                 if live:
-                    fix = NTYPES + ctrl[t + NUMBER]
-            elif op == OP_BR_TABLE:
+                    fix = n.NTYPES + ctrl[t + n.NUMBER]
+            elif op == n.OP_BR_TABLE:
                 dead = 1
-                sp = pop(stack, sp, height, unreachable, I32)
+                sp = pop(stack, sp, height, unreachable, n.I32)
                 if sp < 0:
-                    return NO
-                p = number(buf, p, state, 32, 0)
+                    return n.NO
+                first = state[n.NLABELS]
+                p = read_targets(
+                    state, buf, p, depth, live, stack, sp, height, unreachable, sigtypes, ctrl, blocks, labels
+                )
                 if p < 0:
-                    return NO
-                left = state[VALUE] + 1
+                    return n.NO
                 if live:
                     tabled[3 * ntables] = nops
-                    tabled[3 * ntables + 1] = nlabels
-                    tabled[3 * ntables + 2] = left
+                    tabled[3 * ntables + 1] = first
+                    tabled[3 * ntables + 2] = state[n.NLABELS] - first
                     ntables += 1
-                arity = -1
-                while left > 0:
-                    if p >= end:
-                        return NO
-                    p = number(buf, p, state, 32, 0)
-                    if p < 0 or state[VALUE] > depth:
-                        return NO
-                    t = CTRL * (depth - state[VALUE])
-                    first = ctrl[t + RESULTS]
-                    count = ctrl[t + NRESULTS]
-                    if ctrl[t + KIND] == OP_LOOP:
-                        first = ctrl[t + PARAMS]
-                        count = ctrl[t + NPARAMS]
-                    if arity < 0:
-                        arity = count
-                    if count != arity:
-                        return NO
-                    if count > 0:
-                        if pop_list(stack, sp, height, unreachable, sigtypes, first, count) < 0:
-                            return NO
-                        work += count
-                    if live:
-                        t = ctrl[t + NUMBER]
-                        blocks[BLOCK * t + TARGETED] = 1
-                        labels[nlabels] = NTYPES + t
-                        nlabels += 1
-                    left -= 1
-            elif op != OP_NOP:
-                return NO
-        elif kind == I64_CONST:
+            elif op != n.OP_NOP:
+                return n.NO
+        elif kind == n.I64_CONST:
             p = number(buf, p, state, 64, 1)
             if p < 0:
-                return NO
-            imm = state[VALUE]
+                return n.NO
+            imm = state[n.VALUE]
             sp = push(stack, sp, results[op])
-        elif kind in (GLOBAL_GET, GLOBAL_SET):
+        elif kind in (n.GLOBAL_GET, n.GLOBAL_SET):
             p = number(buf, p, state, 32, 0)
             if p < 0:
-                return NO
-            imm = state[VALUE]
+                return n.NO
+            imm = state[n.VALUE]
             valtype = globals_[imm]
             if valtype & 255 == 0:
-                return NO
-            if kind == GLOBAL_GET:
+                return n.NO
+            if kind == n.GLOBAL_GET:
                 stack[sp] = valtype & 255
                 sp += 1
             else:
                 if valtype >> 8 == 0:
-                    return NO
+                    return n.NO
                 sp = pop(stack, sp, height, unreachable, valtype & 255)
                 if sp < 0:
-                    return NO
-        elif kind == DROP:
+                    return n.NO
+        elif kind == n.DROP:
             if sp > height:
                 sp -= 1
                 fix = stack[sp]
             elif not unreachable:
-                return NO
-        elif kind == SELECT:
+                return n.NO
+        elif kind == n.SELECT:
             valtype = 0
-            if op == OP_SELECT_T:
+            if op == n.OP_SELECT_T:
                 valtype = valtypes[buf[p + 1]]
                 if buf[p] != 1 or valtype == 0:
-                    return NO
+                    return n.NO
                 p += 2
-            sp = pop(stack, sp, height, unreachable, I32)
+            sp = pop(stack, sp, height, unreachable, n.I32)
             if sp < 0:
-                return NO
+                return n.NO
             if valtype == 0:
                 # References need a type; that of operands that are not there is for others.
                 if sp - 2 < height:
-                    return NO
+                    return n.NO
                 valtype = stack[sp - 1]
                 if valtype > details[op]:
-                    return NO
+                    return n.NO
             sp = pop(stack, sp, height, unreachable, valtype << 8 | valtype)
             if sp < 0:
-                return NO
+                return n.NO
             stack[sp] = valtype
             sp += 1
             fix = valtype
-        elif kind == FLOAT_CONST:
+        elif kind == n.FLOAT_CONST:
             imm = buf[p] | buf[p + 1] << 8 | buf[p + 2] << 16 | buf[p + 3] << 24
             p += 4
             if details[op] == 8:
                 imm |= buf[p] << 32 | buf[p + 1] << 40 | buf[p + 2] << 48 | buf[p + 3] << 56
                 p += 4
             sp = push(stack, sp, results[op])
-        elif kind in (BYTES, BULK):
+        elif kind in (n.BYTES, n.BULK):
             # As many bytes, each below the second number; a flag or a long number among them is for others.
             count = details[op] & 31
             bound = 1 << (details[op] >> 5)
-            if kind == BULK:
+            if kind == n.BULK:
                 bound = 1
                 count = details[op] & 3
             while count > 0:
                 imm = buf[p]
                 if imm >= bound:
-                    return NO
+                    return n.NO
                 p += 1
                 count -= 1
             sp = pop(stack, sp, height, unreachable, params[op])
             if sp < 0:
-                return NO
+                return n.NO
             sp = push(stack, sp, results[op])
-            if kind == BULK and live:
+            if kind == n.BULK and live:
                 imm = 0
-                if op != OP_MEMORY_GROW:
+                if op != n.OP_MEMORY_GROW:
                     again[nagain] = nops
                     nagain += 1
                 shift = details[op] >> 2
                 large = 1
-                if nops > 0 and ops[nops - 1] in (OP_I32_CONST, OP_I64_CONST) and imms[nops - 1] >> shift == 0:
+                if nops > 0 and ops[nops - 1] in (n.OP_I32_CONST, n.OP_I64_CONST) and imms[nops - 1] >> shift == 0:
                     large = 0
                 if large:
                     if nops - 1 != segment:
@@ -902,25 +579,25 @@ def validate(
                         before = total
                     checks[nchecks] = nops - 1
                     nchecks += 1
-                    check = total + CHECK_EVERY
-        elif kind == LANES:
+                    check = total + n.CHECK_EVERY
+        elif kind == n.LANES:
             # v128.const and i8x16.shuffle: 16 bytes each below a power of two.
             bound = 1 << details[op]
             count = 16
             while count > 0:
                 if buf[p] >= bound:
-                    return NO
+                    return n.NO
                 p += 1
                 count -= 1
             sp = pop(stack, sp, height, unreachable, params[op])
             if sp < 0:
-                return NO
+                return n.NO
             sp = push(stack, sp, results[op])
             if live:
                 again[nagain] = nops
                 nagain += 1
         else:
-            return NO
+            return n.NO
         if recorded:
             total += costs[op]
             ops[nops] = op
@@ -943,25 +620,23 @@ def validate(
                 if new == 2 or total >= check:
                     checks[nchecks] = segment
                     nchecks += 1
-                    check = total + CHECK_EVERY
+                    check = total + n.CHECK_EVERY
         if dead:
             sp = height
             unreachable = 1
-        if work > MOST_WORK:
-            return NO
+        if state[n.WORK] > n.MOST_WORK:
+            return n.NO
     if depth >= 0 or p != end:
-        return NO
+        return n.NO
     cost_at[ncosts] = segment
     cost_units[ncosts] = total - before
-    state[NOPS] = nops
-    state[NCOSTS] = ncosts + 1
-    state[NCHECKS] = nchecks
-    state[NFIXES] = nfixes
-    state[NAGAIN] = nagain
-    state[NPAIRS] = npairs
-    state[NBLOCKS] = nblocks
-    state[NTABLES] = ntables
-    state[NCATCHES] = ncatches
-    state[NLABELS] = nlabels
-    state[MAX_HEIGHT] = max_height
-    return YES
+    state[n.NOPS] = nops
+    state[n.NCOSTS] = ncosts + 1
+    state[n.NCHECKS] = nchecks
+    state[n.NFIXES] = nfixes
+    state[n.NAGAIN] = nagain
+    state[n.NPAIRS] = npairs
+    state[n.NBLOCKS] = nblocks
+    state[n.NTABLES] = ntables
+    state[n.MAX_HEIGHT] = max_height
+    return n.YES

@@ -501,7 +501,10 @@ class Compiler:
                     else:
                         self.set_local(immediates[index], kind == TEE, index)
                 elif kind <= COMPARE1:  # or COMPARE2
-                    left, right = self.compared(kind, op)
+                    right = None if kind == COMPARE1 else stack.pop()
+                    left = stack.pop()
+                    if right is not None and (kept or left >= CF or right >= CF):
+                        left, right = self.compared(op, left, right)
                     is_next = index + 1 == end
                     if (is_next or (index + 2 == end and ops[index + 1] == _EQZ)) and self.takes_comparison(
                         end, op, left, right, is_next
@@ -598,17 +601,12 @@ class Compiler:
             self.charge(end, self.record.cost[end])
         return end + 1
 
-    def compared(self, kind: int, op: int) -> tuple[int, int | None]:
-        """Pop the operands of a comparison."""
-        stack = self.stack
-        if kind == COMPARE1:
-            return stack.pop(), None
-        second, first = stack.pop(), stack.pop()
+    def compared(self, op: int, first: int, second: int) -> tuple[int, int]:
+        """Where the popped operands of a comparison are, of floats or where the loop keeps some."""
         if self.kept:
             first, second = self.in_registers(f"{op:x}", _COMPARISONS, first, second)
-        if first >= CF or second >= CF:
-            return self.float_operand(first, len(stack)), self.float_operand(second, len(stack) + 1)
-        return first, second
+        at = len(self.stack)
+        return self.float_operand(first, at), self.float_operand(second, at + 1)
 
     def save_aliases(self, place: int) -> None:
         """Give operands that are the local at *place* their own slots, before it changes."""
@@ -752,7 +750,8 @@ class Compiler:
         ops, immediate = self.record.ops, self.record.immediates[taker]
         block: Any = immediate
         if ops[taker] == _IF_CODE:
-            self.flush(0)
+            if self.stack:
+                self.flush(0)
             label = self.open(block)
             label.otherwise = self.open_branch(*self.fused(op, first, second, not sense))
             return True

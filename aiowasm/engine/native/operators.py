@@ -81,7 +81,8 @@ def _catch(self: Compiler, op: int, tagidx: int | None, index: int) -> None:
 @_handles(c.IF)
 def _if(self: Compiler, _op: int, block: Block, _index: int) -> None:
     entry = self.stack.pop()
-    self.flush(0)
+    if self.stack:
+        self.flush(0)
     label = self.open(block)
     label.otherwise = self.open_branch(*_condition(self, entry, ".f"))
 

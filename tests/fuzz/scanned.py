@@ -40,7 +40,7 @@ def _immediate(value: Any) -> Any:
         return ("block", value.start, value.depth)
     if isinstance(value, tuple):
         return tuple(map(_immediate, value))
-    return 0 if value is None else value
+    return value
 
 
 def seen(record: FunctionRecord) -> dict[str, Any]:

@@ -50,23 +50,24 @@ NLOCALS: Final = 6
 NOPS: Final = 7
 NCOSTS: Final = 8
 NCHECKS: Final = 9
-NFIXES: Final = 10
-NAGAIN: Final = 11
-NPAIRS: Final = 12
-NBLOCKS: Final = 13
-NTABLES: Final = 14
-NCATCHES: Final = 15
-NLABELS: Final = 16
-MAX_HEIGHT: Final = 17
+NNONES: Final = 10
+NFIXES: Final = 11
+NAGAIN: Final = 12
+NPAIRS: Final = 13
+NBLOCKS: Final = 14
+NTABLES: Final = 15
+NCATCHES: Final = 16
+NLABELS: Final = 17
+MAX_HEIGHT: Final = 18
 # what has been read last (a number, a block type),
-VALUE: Final = 18
-BLOCK_TYPE: Final = 19
-BLOCK_PARAMS: Final = 20
-BLOCK_NPARAMS: Final = 21
-BLOCK_NRESULTS: Final = 22
+VALUE: Final = 19
+BLOCK_TYPE: Final = 20
+BLOCK_PARAMS: Final = 21
+BLOCK_NPARAMS: Final = 22
+BLOCK_NRESULTS: Final = 23
 # and how many operands of long lists have been moved.
-WORK: Final = 23
-STATE: Final = 24
+WORK: Final = 24
+STATE: Final = 25
 
 # Of an entry of `ctrl`.
 KIND: Final = 0

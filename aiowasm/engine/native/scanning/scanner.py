@@ -49,6 +49,7 @@ _SCRATCH: Final = {
     "cost_at": ("q", MOST_NBYTES),
     "cost_units": ("q", MOST_NBYTES),
     "checks": ("q", MOST_NBYTES),
+    "nones": ("I", MOST_NBYTES),
     "fix_at": ("I", MOST_NBYTES),
     "fix_what": ("I", MOST_NBYTES),
     "again": ("I", MOST_NBYTES),
@@ -63,6 +64,7 @@ _COUNTS: Final = {
     **dict.fromkeys(("ops", "imms", "offsets"), (n.NOPS, 1)),
     **dict.fromkeys(("cost_at", "cost_units"), (n.NCOSTS, 1)),
     "checks": (n.NCHECKS, 1),
+    "nones": (n.NNONES, 1),
     **dict.fromkeys(("fix_at", "fix_what"), (n.NFIXES, 1)),
     "again": (n.NAGAIN, 1),
     "pairs": (n.NPAIRS, 1),
@@ -168,7 +170,7 @@ class Scanner:
     def record_steps(self, context: Context, index: int) -> Generator[None, None, FunctionRecord | None]:
         """Return the record of the defined function *index* if its body is valid for certain; yields now and then.
 
-        It is what the validator's walk records, but that immediates may be 0 instead of None.
+        It is exactly what the validator's walk records.
 
         Args:
             context: The module.
@@ -212,6 +214,8 @@ class Scanner:
         record.tries = [block for block in blocks if block.kind in ("try", "try_table")]
         _enter_catches(blocks, written["catches"])
         objects: list[Any] = [*types, *[None] * (n.NTYPES - len(types)), *blocks]
+        for at in written["nones"]:
+            immediates[at] = None
         for at, what in zip(written["fix_at"], written["fix_what"], strict=True):
             immediates[at] = objects[what]
         for at in written["pairs"]:

@@ -52,6 +52,7 @@ def validate(
     cost_at: Longs,
     cost_units: Longs,
     checks: Longs,
+    nones: Words,
     fix_at: Words,
     fix_what: Words,
     again: Words,
@@ -78,6 +79,7 @@ def validate(
     nops = 0
     ncosts = 0
     nchecks = 0
+    nnones = 0
     nfixes = 0
     nagain = 0
     npairs = 0
@@ -133,7 +135,9 @@ def validate(
         new = 0
         dead = 0
         recorded = live
+        none = 0
         if kind == n.FIXED:
+            none = 1
             if params[op]:
                 sp = pop(stack, sp, height, unreachable, params[op])
                 if sp < 0:
@@ -199,6 +203,7 @@ def validate(
                 stack[sp] = locals_[imm]
                 sp += 1
         elif kind == n.CONTROL:
+            none = 1
             if op in (n.OP_END, n.OP_DELEGATE):
                 first = ctrl[c + n.RESULTS]
                 count = ctrl[c + n.NRESULTS]
@@ -224,6 +229,8 @@ def validate(
                         return n.NO
                     ops[nops] = op
                     imms[nops] = 0
+                    nones[nnones] = nops
+                    nnones += 1
                     offsets[nops] = pos
                     nops += 1
                     depth = -1
@@ -348,6 +355,7 @@ def validate(
                     p = number(buf, p, state, 32, 0)
                     if p < 0:
                         return n.NO
+                    none = 0
                     imm = state[n.VALUE]
                     tag = imm
                     first = sigs[3 * tags[imm]]
@@ -393,6 +401,7 @@ def validate(
                 p = number(buf, p, state, 32, 0)
                 if p < 0:
                     return n.NO
+                none = 0
                 imm = state[n.VALUE]
                 if op in (n.OP_CALL, n.OP_RETURN_CALL):
                     sig = 3 * funcs[imm]
@@ -443,6 +452,7 @@ def validate(
                 p = number(buf, p, state, 32, 0)
                 if p < 0:
                     return n.NO
+                none = 0
                 imm = state[n.VALUE]
                 count = sigs[3 * tags[imm] + 1]
                 sp = pop_list(stack, sp, height, unreachable, sigtypes, sigs[3 * tags[imm]], count)
@@ -603,6 +613,9 @@ def validate(
             ops[nops] = op
             imms[nops] = imm
             offsets[nops] = pos
+            if none:
+                nones[nnones] = nops
+                nnones += 1
             if fix >= 0:
                 fix_at[nfixes] = nops
                 fix_what[nfixes] = fix
@@ -633,6 +646,7 @@ def validate(
     state[n.NOPS] = nops
     state[n.NCOSTS] = ncosts + 1
     state[n.NCHECKS] = nchecks
+    state[n.NNONES] = nnones
     state[n.NFIXES] = nfixes
     state[n.NAGAIN] = nagain
     state[n.NPAIRS] = npairs

@@ -236,7 +236,7 @@ async def gaps(data: bytes) -> tuple[float, float, str]:
         outcome = "returned"
         try:
             instance = await store.instantiate(loaded)
-            await instance.exports.f()
+            await instance.exports.f(*[0] * len(instance.exports.f.type.params))
         except aiowasm.AiowasmError as error:
             outcome = str(error).partition("\n")[0]
         await anyio.sleep(0.001)

@@ -15,6 +15,7 @@ from aiowasm.engine.heap import ExnInst, Heap
 from aiowasm.engine.instantiate import instantiate_steps
 from aiowasm.engine.interpreter.engine import Interpreter
 from aiowasm.engine.native import Native
+from aiowasm.engine.native import execution as execution_module
 from aiowasm.engine.native.code import address_of
 from aiowasm.engine.tag import TagInst
 from aiowasm.errors import Trap, TrapCode
@@ -50,6 +51,37 @@ def test_pauses_change_nothing(native: Native) -> None:
     # Check points lie nine units apart in this loop.
     assert all(37 <= after - before < 37 + 9 for before, after in pairwise(points))
     assert (execution.results, execution.consumed) == (whole.results, whole.consumed) == ((5050,), 902)
+
+
+@pytest.mark.parametrize("failing", ["unreachable", "call $host"])
+def test_what_went_wrong_in_a_large_function_is_found_out_in_steps(
+    native: Native, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    # Where code is which operator's is not kept: a trap compiles the function again.
+    def host(*_arguments: object) -> None:
+        raise ValueError("from the host")
+
+    dull = "(drop (i32.add (local.get 0) (i32.const 1))) " * 2000
+    text = f"""(module (import "" "h" (func $host))
+      (func (export "fine") (param i32) {dull})
+      (func $large (param i32) {dull} (if (local.get 0) (then {failing})))
+      (func (export "wrong") (param i32) (call $large (local.get 0))))"""
+    instance = load(native, text, (FuncInst(functype(), host=host),))
+    monkeypatch.setattr(execution_module, "_COMPILE_NS", 0)
+    pauses = {}
+    for name in ("fine", "wrong", "wrong again"):
+        execution = start(native, export(instance, name.split()[0]), 1)
+        pauses[name] = 0
+        while (outcome := execution.resume(1_000_000)) is Outcome.PAUSED:
+            pauses[name] += 1
+        if name != "fine":
+            failed = failing == "call $host"
+            assert outcome is (Outcome.FAILED if failed else Outcome.TRAPPED)
+            frames = execution.frames() if failed else execution.trap.frames
+            assert [frame.funcidx for frame in frames][-2:] == [2, 3]
+    assert pauses["fine"] > 10
+    assert pauses["wrong"] > 2 * pauses["fine"] - 5
+    assert pauses["wrong again"] < 5
 
 
 def test_a_limit_may_be_raised_in_flight(native: Native) -> None:

@@ -73,6 +73,7 @@ class NativeExecution(Unwinding):
         "_compile_until",
         "_compiling",
         "_described",
+        "_ending",
         "_finished_host",
         "_func",
         "_hosts",
@@ -138,6 +139,7 @@ class NativeExecution(Unwinding):
         self._landing_due: ExnInst | None = None
         self._finished_host = False
         self._described: tuple[FrameInfo, ...] = ()
+        self._ending: Outcome | None = None
         self._handles: Handles | None = None
         self._kept: set[FuncInst] | None = None
         self._hosts: dict[int, _HostCall] = {}
@@ -280,6 +282,8 @@ class NativeExecution(Unwinding):
                 outcome = self.work(self._working)
                 if outcome is not None:
                     return outcome
+            if self._ending is not None:
+                return self._ended(self._ending)
             if self._compiling is not None:
                 outcome = self._compile(self._compiling)
                 if outcome is not None:
@@ -564,13 +568,30 @@ class NativeExecution(Unwinding):
 
     def _failed(self, error: BaseException) -> Outcome:
         self.error = error
-        self._described = self.frames()
-        return self._end(Outcome.FAILED)
+        return self._end_with(Outcome.FAILED)
 
     def _trapped(self, trap: Trap) -> Outcome:
-        trap.frames = self.frames()
         self.trap = trap
-        return self._end(Outcome.TRAPPED)
+        return self._end_with(Outcome.TRAPPED)
+
+    def _end_with(self, outcome: Outcome) -> Outcome:
+        """End once it is known where the frames are, which takes steps where functions are large."""
+        self._ending = outcome
+        return self.work(self._trace_steps()) or self._ended(outcome)
+
+    def _trace_steps(self) -> Generator[None, None, None]:
+        if self._stack is not None:
+            for function in {id(place.function): place.function for place in self._walk()}.values():
+                yield from function.trace_steps()
+
+    def _ended(self, outcome: Outcome) -> Outcome:
+        self._ending = None
+        frames = self.frames()
+        if self.trap is not None:
+            self.trap.frames = frames
+        else:
+            self._described = frames
+        return self._end(outcome)
 
     def _release(self) -> None:
         stack, self._stack = self._stack, None

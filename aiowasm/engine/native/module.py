@@ -48,16 +48,22 @@ class Function:
         self._traced: Compiled | None = None
         self._offsets: Any = ()
 
+    def trace_steps(self) -> Generator[None, None, Compiled]:
+        """Find out where each operator's code is, yielding now and then.
+
+        Compiling again is deterministic, and traps are rare: nothing is kept for them.
+        """
+        if self._traced is None:
+            record = yield from self.code.record_steps(self.index)
+            layout, stencils = self.code.layout, self.code.stencils
+            traced = yield from compile_function(self.code.validated, record, layout, stencils, [], [])
+            self._offsets = record.offsets
+            self._traced = traced
+        return self._traced
+
     def operator(self, offset: int) -> int:
         """Index in the record of the operator whose code contains *offset*; -1: the function's entry."""
-        if self._traced is None:
-            # Compiling again is deterministic, and traps are rare: nothing is kept for them.
-            record = finish(self.code.record_steps(self.index))
-            layout, stencils = self.code.layout, self.code.stencils
-            self._traced = finish(compile_function(self.code.validated, record, layout, stencils, [], []))
-            self._offsets = record.offsets
-        operator: int = self._traced.operator(offset)
-        return operator
+        return finish(self.trace_steps()).operator(offset)
 
     def describe(self, offset: int, instance: ModuleInst) -> FrameInfo:
         """What an error says of a frame that is at *offset* of this function's code."""

@@ -65,7 +65,7 @@ async def test_closing_ends_it(engine: str, form: str) -> None:
 
     async with store, anyio.create_task_group() as tasks:
         tasks.start_soon(instantiate)
-        for _ in range(8):
+        for _ in range(2):
             await anyio.lowlevel.checkpoint()
         await store.aclose()
     assert store.statistics().memory_pages == 0

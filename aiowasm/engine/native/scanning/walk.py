@@ -143,16 +143,18 @@ def validate(
                 if sp < 0:
                     return n.NO
             sp = push(stack, sp, results[op])
-        elif kind == n.LOCAL_GET:
-            imm = buf[p]
-            p += 1
-            if imm >= 128:
-                p = number(buf, p - 1, state, 32, 0)
-                imm = state[n.VALUE]
+        elif kind in (n.LOCAL_GET, n.LOCAL_SET, n.LOCAL_TEE):
+            p = number(buf, p, state, 32, 0)
+            imm = state[n.VALUE]
             if p < 0 or imm >= nlocals:
                 return n.NO
-            stack[sp] = locals_[imm]
-            sp += 1
+            if kind != n.LOCAL_GET:
+                sp = pop(stack, sp, height, unreachable, locals_[imm])
+                if sp < 0:
+                    return n.NO
+            if kind != n.LOCAL_SET:
+                stack[sp] = locals_[imm]
+                sp += 1
         elif kind == n.I32_CONST:
             p = number(buf, p, state, 32, 1)
             if p < 0:
@@ -171,11 +173,8 @@ def validate(
                 memidx = state[n.VALUE]
                 if p < 0 or not mems[memidx]:
                     return n.NO
-            imm = buf[p]
-            p += 1
-            if imm >= 128:
-                p = number(buf, p - 1, state, 64, 0)
-                imm = state[n.VALUE]
+            p = number(buf, p, state, 64, 0)
+            imm = state[n.VALUE]
             # A longer number is for others, as are offsets beyond 32 bits.
             if p < 0 or align > details[op] or (kind == n.ATOMIC and align != details[op]) or imm >> 32 != 0:
                 return n.NO
@@ -188,20 +187,6 @@ def validate(
             if sp < 0:
                 return n.NO
             sp = push(stack, sp, results[op])
-        elif kind in (n.LOCAL_SET, n.LOCAL_TEE):
-            imm = buf[p]
-            p += 1
-            if imm >= 128:
-                p = number(buf, p - 1, state, 32, 0)
-                imm = state[n.VALUE]
-            if p < 0 or imm >= nlocals:
-                return n.NO
-            sp = pop(stack, sp, height, unreachable, locals_[imm])
-            if sp < 0:
-                return n.NO
-            if kind == n.LOCAL_TEE:
-                stack[sp] = locals_[imm]
-                sp += 1
         elif kind == n.CONTROL:
             none = 1
             if op in (n.OP_END, n.OP_DELEGATE):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from aiowasm.engine.native.scanning import names as n
 from aiowasm.engine.native.scanning.names import Bytes, Longs, Words
 
-__all__ = ("number", "pop", "pop_list", "push", "push_list", "read_locals", "same_list")
+__all__ = ("number", "pop", "pop_list", "push", "push_list", "read_bytes", "read_locals", "same_list")
 
 
 def number(buf: Bytes, p: int, state: Longs, nbits: int, signed: int) -> int:
@@ -35,6 +35,18 @@ def number(buf: Bytes, p: int, state: Longs, nbits: int, signed: int) -> int:
     if signed and byte & 64 and shift < 64:
         value |= -1 << shift
     state[n.VALUE] = value
+    return p
+
+
+def read_bytes(state: Longs, buf: Bytes, p: int, count: int, bound: int) -> int:
+    """Read *count* bytes below *bound*, the last into `state[VALUE]`; return the offset after them, or NO."""
+    while count > 0:
+        count -= 1
+        byte = buf[p]
+        p += 1
+        if byte >= bound:
+            return n.NO
+        state[n.VALUE] = byte
     return p
 
 

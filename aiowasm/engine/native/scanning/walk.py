@@ -22,7 +22,16 @@ from aiowasm.engine.native.scanning.control import (
     target,
 )
 from aiowasm.engine.native.scanning.names import Bytes, Halves, Longs, Words
-from aiowasm.engine.native.scanning.operands import number, pop, pop_list, push, push_list, read_locals, same_list
+from aiowasm.engine.native.scanning.operands import (
+    number,
+    pop,
+    pop_list,
+    push,
+    push_list,
+    read_bytes,
+    read_locals,
+    same_list,
+)
 
 __all__ = ("validate",)
 
@@ -546,12 +555,10 @@ def validate(
             if kind == n.BULK:
                 bound = 1
                 count = details[op] & 3
-            while count > 0:
-                imm = buf[p]
-                if imm >= bound:
-                    return n.NO
-                p += 1
-                count -= 1
+            p = read_bytes(state, buf, p, count, bound)
+            if p < 0:
+                return n.NO
+            imm = state[n.VALUE]
             sp = pop(stack, sp, height, unreachable, params[op])
             if sp < 0:
                 return n.NO
@@ -577,13 +584,9 @@ def validate(
                     check = total + n.CHECK_EVERY
         elif kind == n.LANES:
             # v128.const and i8x16.shuffle: 16 bytes each below a power of two.
-            bound = 1 << details[op]
-            count = 16
-            while count > 0:
-                if buf[p] >= bound:
-                    return n.NO
-                p += 1
-                count -= 1
+            p = read_bytes(state, buf, p, 16, 1 << details[op])
+            if p < 0:
+                return n.NO
             sp = pop(stack, sp, height, unreachable, params[op])
             if sp < 0:
                 return n.NO
